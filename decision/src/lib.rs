@@ -1,0 +1,1 @@
+//! Which engine may run a guest state, which one should, and why.

@@ -1,0 +1,1 @@
+//! The devices of a PC: buses, interrupt controllers, timers, serial ports.

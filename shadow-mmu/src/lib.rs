@@ -1,0 +1,1 @@
+//! Guest-physical memory, guest page walks, shadow page tables, windows and traces.

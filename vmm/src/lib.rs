@@ -1,0 +1,1 @@
+//! A virtual machine monitor that switches between direct execution and binary translation.

@@ -1,0 +1,2 @@
+//! The `ringshift` command.
+fn main() {}
