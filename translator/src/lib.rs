@@ -1,1 +1,16 @@
 //! Binary translation of 16- and 32-bit x86 code to x86-64.
+//!
+//! The crate owns the architectural state of a vCPU ([`CpuState`]), the translation cache, the code
+//! generator and the callouts for what cannot run as it stands. It knows nothing of KVM and nothing
+//! of device models: the machine around it is reached through [`Platform`].
+
+mod exit;
+mod platform;
+pub mod state;
+pub mod system;
+mod vcpu;
+
+pub use exit::Exit;
+pub use platform::Platform;
+pub use state::CpuState;
+pub use vcpu::{Kicker, RunLimits, Vcpu, VcpuConfig, VcpuError};

@@ -1,0 +1,1 @@
+//! Privileged and sensitive instructions, segment loads, control transfers through gates, exceptions.
