@@ -1,0 +1,79 @@
+//! The port between the run loop and direct execution.
+//!
+//! The run loop knows direct execution only by this trait: a machine without it (no `/dev/kvm`, a
+//! host whose KVM runs nothing right, a test) simply has none, and everything runs translated.
+
+use std::fmt;
+use std::sync::Arc;
+
+use decision::{EngineCosts, ExitKind, HostSupport};
+use serde::Serialize;
+use shadow_mmu::Mmu;
+use translator::{CpuState, Exit, Platform};
+
+/// Makes a vCPU leave its engine soon, from any thread; harmless when it does not run.
+pub trait Kick: fmt::Debug + Send + Sync {
+    /// The engine leaves with [`Exit::Kicked`]. A kick that arrives just before a run starts ends
+    /// that run; none is lost.
+    fn kick(&self);
+}
+
+impl Kick for translator::Kicker {
+    fn kick(&self) {
+        translator::Kicker::kick(self);
+    }
+}
+
+/// Why direct execution came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectExit {
+    /// What the run loop has to do now. [`Exit::Replay`] leaves the state *at* the instruction that
+    /// the translator has to run; [`Exit::InterruptReady`] and [`Exit::Kicked`] leave it at any
+    /// instruction boundary.
+    pub exit: Exit,
+    /// The same in the words of the switch record, with the kind of event that only the engine
+    /// knows.
+    pub kind: ExitKind,
+}
+
+/// What direct execution counted since the machine started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DirectStatistics {
+    /// Entries into guest code, re-entries after page faults that the shadow tables caused included.
+    pub entries: u64,
+    /// Hidden page faults that were resolved without leaving to the run loop.
+    pub hidden_faults: u64,
+    /// Exits of the KVM vCPU (`KVM_RUN` calls).
+    pub kvm_exits: u64,
+    /// Edits of shadow tables that the monitor stored.
+    pub table_edits: u64,
+}
+
+/// Runs ring-3 code of the guest on the processor itself.
+pub trait DirectEngine: fmt::Debug + Send {
+    /// The modes that the probe found this host's KVM to run correctly.
+    fn support(&self) -> HostSupport;
+
+    /// What the probe measured.
+    fn costs(&self) -> EngineCosts;
+
+    /// Runs guest code from `state` on until something needs the run loop. Called only for states
+    /// for which `decision::legality` with [`DirectEngine::support`] has no reason against.
+    ///
+    /// On return `state` is at an instruction boundary and all of it is valid. The engine delivers
+    /// no exception: what it cannot resolve by filling the shadow tables leaves with
+    /// [`Exit::Replay`]. It watches [`Platform::interrupt_pending`] before each entry and leaves
+    /// with [`Exit::InterruptReady`].
+    fn run(
+        &mut self,
+        state: &mut CpuState,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> DirectExit;
+
+    /// A handle that makes a run come back.
+    fn kicker(&self) -> Arc<dyn Kick>;
+
+    /// The counters.
+    fn statistics(&self) -> DirectStatistics;
+}
