@@ -1,1 +1,13 @@
 //! Helpers shared by the test suites.
+
+pub mod bzimage;
+pub mod console;
+pub mod guests;
+pub mod hwvirt;
+pub mod initrd;
+pub mod modules;
+pub mod native;
+pub mod packages;
+pub mod paths;
+pub mod programs;
+pub mod shell_session;
