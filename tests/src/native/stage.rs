@@ -27,8 +27,6 @@ pub struct Region {
     pub pages: u32,
     /// What ring 3 may do with it.
     pub access: Access,
-    /// The environment that uses it, for a stage that is reset only where it can have changed.
-    pub environment: Environment,
 }
 
 impl Region {
@@ -66,46 +64,33 @@ pub const WINDOW_LIMIT: u32 = 0x57FF;
 /// Last *invalid* offset of the expand-down one.
 pub const WINDOW_DOWN_LIMIT: u32 = 0x47FF;
 
-const fn region(
-    name: &'static str,
-    base: u32,
-    pages: u32,
-    access: Access,
-    environment: Environment,
-) -> Region {
+const fn region(name: &'static str, base: u32, pages: u32, access: Access) -> Region {
     Region {
         name,
         base,
         pages,
         access,
-        environment,
     }
 }
 
 /// Every page below 4 GiB that is mapped for ring 3. Data regions come first.
 pub const REGIONS: [Region; 13] = {
     use Access::{Code, ReadOnly, ReadWrite};
-    use Environment::{Flat32, Segmented16};
+    const CODE_PAGES: u32 = CODE_BYTES / PAGE;
     [
-        region("low", 0x0000_2000, 2, ReadWrite, Flat32),
-        region("data", 0x0123_4000, 2, ReadWrite, Flat32),
-        region("data-ro", 0x0123_6000, 1, ReadOnly, Flat32),
-        region("high", 0xF765_4000, 2, ReadWrite, Flat32),
-        region("stack", 0x0BAD_2000, 2, ReadWrite, Flat32),
-        region("seg-bottom", 0x0300_0000, 1, ReadWrite, Segmented16),
-        region("seg-data", 0x0300_2000, 2, ReadWrite, Segmented16),
-        region("seg-ro", 0x0300_4000, 1, ReadOnly, Segmented16),
-        region("seg-stack", 0x0300_8000, 1, ReadWrite, Segmented16),
-        region("seg-top", 0x0300_F000, 2, ReadWrite, Segmented16),
-        region("code-low", CODE_OFFSET, CODE_BYTES / PAGE, Code, Flat32),
-        region("code32", CODE32, CODE_BYTES / PAGE, Code, Flat32),
-        region(
-            "code16",
-            CODE16_BASE + CODE_OFFSET,
-            CODE_BYTES / PAGE,
-            Code,
-            Segmented16,
-        ),
+        region("low", 0x0000_2000, 2, ReadWrite),
+        region("data", 0x0123_4000, 2, ReadWrite),
+        region("data-ro", 0x0123_6000, 1, ReadOnly),
+        region("high", 0xF765_4000, 2, ReadWrite),
+        region("stack", 0x0BAD_2000, 2, ReadWrite),
+        region("seg-bottom", 0x0300_0000, 1, ReadWrite),
+        region("seg-data", 0x0300_2000, 2, ReadWrite),
+        region("seg-ro", 0x0300_4000, 1, ReadOnly),
+        region("seg-stack", 0x0300_8000, 1, ReadWrite),
+        region("seg-top", 0x0300_F000, 2, ReadWrite),
+        region("code-low", CODE_OFFSET, CODE_PAGES, Code),
+        region("code32", CODE32, CODE_PAGES, Code),
+        region("code16", CODE16_BASE + CODE_OFFSET, CODE_PAGES, Code),
     ]
 };
 
@@ -117,6 +102,12 @@ pub fn image_offset(index: usize) -> usize {
 /// Size of the image of all regions in bytes.
 pub fn image_len() -> usize {
     image_offset(REGIONS.len())
+}
+
+/// Size of the data regions, which come first, in bytes.
+pub fn data_len() -> usize {
+    let data = REGIONS.iter().filter(|r| r.access != Access::Code);
+    data.map(|r| r.len() as usize).sum()
 }
 
 /// The byte of the image that lies at a linear address.

@@ -1,0 +1,187 @@
+//! Linux guests, put together from Debian's packages.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::initrd::Initrd;
+use crate::modules::{ModuleError, Modules};
+use crate::packages::{Package, PackageError, Packages};
+use crate::paths;
+
+/// Printed by a scripted guest when every check has passed.
+pub const PASSED: &str = "RINGSHIFT-GUEST-OK";
+
+/// Printed by a scripted guest when a check has failed.
+pub const FAILED: &str = "RINGSHIFT-GUEST-FAILED";
+
+/// Printed by an interactive guest before its shell starts.
+pub const SHELL: &str = "RINGSHIFT-GUEST-SHELL";
+
+/// A kernel, an initial RAM disk and how to start them.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The kernel, a bzImage.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: PathBuf,
+    /// The kernel's command line.
+    pub append: &'static str,
+    /// Memory, in the notation that `ringshift` and QEMU share.
+    pub memory: &'static str,
+    /// The QEMU that runs it.
+    pub qemu: &'static str,
+    /// Options it needs there.
+    pub qemu_options: &'static [&'static str],
+}
+
+/// Why a guest could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// A package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// A kernel module.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The package has no kernel in `/boot`.
+    #[error("no kernel in {0}")]
+    NoKernel(PathBuf),
+    /// The libraries of a program.
+    #[error("the libraries of {program}: {reason}")]
+    Libraries {
+        /// The program.
+        program: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What the Debian 686 guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// Runs its checks, prints [`PASSED`] or [`FAILED`] and powers off.
+    Scripted,
+    /// Prints [`SHELL`] and gives a shell on the serial port.
+    Interactive,
+}
+
+/// Debian's unmodified 32-bit kernel with a busybox system.
+///
+/// # Errors
+///
+/// When a package cannot be fetched or the RAM disk cannot be written.
+pub fn debian_686(session: Session) -> Result<Guest, GuestError> {
+    let packages = Packages::open()?;
+    let kernel = kernel(&packages.unpacked(Package::Linux686)?)?;
+    let mut initrd = busybox(&packages.unpacked(Package::BusyboxI386)?)?;
+    let name = match session {
+        Session::Scripted => {
+            initrd.file("init", 0o755, include_bytes!("../guests/scripted.sh"));
+            initrd.file("checks.sh", 0o755, include_bytes!("../guests/checks.sh"));
+            "debian-686-scripted"
+        }
+        Session::Interactive => {
+            initrd.file("init", 0o755, include_bytes!("../guests/interactive.sh"));
+            "debian-686-interactive"
+        }
+    };
+    Ok(Guest {
+        kernel,
+        initrd: store(name, initrd)?,
+        append: "console=ttyS0",
+        memory: "128M",
+        qemu: "qemu-system-i386",
+        qemu_options: &[],
+    })
+}
+
+/// Debian's unmodified 64-bit kernel, with a busybox system and the modules `modules` in the order
+/// to insert them in, listed in `/modules/list`. `fill` adds the rest, `init` included.
+///
+/// # Errors
+///
+/// When a package cannot be fetched or the RAM disk cannot be written.
+pub fn debian_amd64(
+    name: &str,
+    modules: &[&str],
+    fill: impl FnOnce(&mut Initrd) -> Result<(), GuestError>,
+) -> Result<Guest, GuestError> {
+    let packages = Packages::open()?;
+    let root = packages.unpacked(Package::LinuxAmd64)?;
+    let mut initrd = busybox(&packages.unpacked(Package::BusyboxAmd64)?)?;
+    let known = Modules::find(&root)?;
+    let mut list = String::new();
+    for module in modules {
+        for path in known.with_dependencies(module)? {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            if !list.lines().any(|line| line == file) {
+                initrd.file(&format!("modules/{file}"), 0o644, &read(&path)?);
+                list += &format!("{file}\n");
+            }
+        }
+    }
+    initrd.file("modules/list", 0o644, list.as_bytes());
+    fill(&mut initrd)?;
+    Ok(Guest {
+        kernel: kernel(&root)?,
+        initrd: store(name, initrd)?,
+        append: "console=ttyS0",
+        memory: "512M",
+        qemu: "qemu-system-x86_64",
+        qemu_options: &["-cpu", "max,+svm"],
+    })
+}
+
+/// The kernel image of an unpacked kernel package.
+fn kernel(root: &Path) -> Result<PathBuf, GuestError> {
+    let boot = root.join("boot");
+    let entries = fs::read_dir(&boot).map_err(at(&boot))?;
+    entries
+        .filter_map(Result::ok)
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))
+        .map(|entry| entry.path())
+        .ok_or(GuestError::NoKernel(boot))
+}
+
+fn busybox(root: &Path) -> Result<Initrd, GuestError> {
+    let mut initrd = Initrd::new();
+    let busybox = root.join("bin/busybox");
+    initrd.file("bin/busybox", 0o755, &read(&busybox)?);
+    initrd.link("bin/sh", "busybox");
+    for dir in ["proc", "sys", "tmp", "root"] {
+        initrd.directory(dir);
+    }
+    Ok(initrd)
+}
+
+/// Writes an initial RAM disk, so that a test that reads the one of before is not disturbed.
+fn store(name: &str, initrd: Initrd) -> Result<PathBuf, GuestError> {
+    let dir = paths::guests_dir().map_err(at(Path::new("target/guests")))?;
+    let path = dir.join(format!("{name}.cpio"));
+    let partial = dir.join(format!(
+        "{name}.{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    fs::write(&partial, initrd.finish()).map_err(at(&partial))?;
+    fs::rename(&partial, &path).map_err(at(&path))?;
+    Ok(path)
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
+    fs::read(path).map_err(at(path))
+}
+
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> GuestError {
+    let path = path.to_path_buf();
+    move |source| GuestError::File { path, source }
+}
