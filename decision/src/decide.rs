@@ -55,6 +55,8 @@ pub struct Decider {
     costs: EngineCosts,
     history: History,
     statistics: Statistics,
+    /// The decision that the next run follows from.
+    pending: Option<(Inputs, Decision)>,
 }
 
 impl Decider {
@@ -67,6 +69,7 @@ impl Decider {
             costs,
             history: History::default(),
             statistics: Statistics::default(),
+            pending: None,
         }
     }
 
@@ -81,11 +84,15 @@ impl Decider {
             &self.history,
         );
         self.statistics.add(self.history.last_engine, &decision);
+        self.pending = Some((*inputs, decision));
         decision
     }
 
-    /// Tells that `engine` ran for `ns` nanoseconds.
+    /// Tells that `engine` ran for `ns` nanoseconds, after the last decision.
     pub fn ran(&mut self, engine: Engine, ns: u64) {
+        if let Some((inputs, decision)) = self.pending.take() {
+            self.statistics.ring3.add(&inputs, &decision, ns);
+        }
         self.history.add_run(engine, ns);
     }
 
@@ -122,5 +129,76 @@ impl Decider {
     #[must_use]
     pub const fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inputs::{CodeSize, Segments};
+    use crate::policy::PolicyName;
+    use crate::statistics::Runs;
+
+    const RING_3: Inputs = Inputs {
+        protected_mode: true,
+        virtual_8086: false,
+        cpl: 3,
+        iopl: 0,
+        interrupt_flag: true,
+        trap_flag: false,
+        interrupt_shadow: false,
+        debug_registers_enabled: false,
+        reversible: Segments::all(),
+        code_size: CodeSize::Bits32,
+        stack_16: false,
+        paging: true,
+        long_mode_visible: false,
+        replay_pending: false,
+        cs: 0x23,
+        eip: 0,
+        eflags: 0x202,
+        cr3: 0,
+    };
+
+    #[test]
+    fn the_work_of_ring_3_is_attributed_to_who_did_it() {
+        let host = HostSupport {
+            compat32: true,
+            ..HostSupport::NONE
+        };
+        let policy = PolicyName::Vmware.build();
+        let mut decider = Decider::new(policy, host, EngineCosts::default());
+        let kernel = Inputs { cpl: 0, ..RING_3 };
+        let replay = Inputs {
+            replay_pending: true,
+            ..RING_3
+        };
+        let stepping = Inputs {
+            trap_flag: true,
+            ..RING_3
+        };
+        let masked = Inputs {
+            interrupt_flag: false,
+            ..RING_3
+        };
+        for (inputs, engine, ns) in [
+            (kernel, Engine::Translator, 1),
+            (RING_3, Engine::Direct, 10),
+            (replay, Engine::Translator, 100),
+            (RING_3, Engine::Direct, 20),
+            (stepping, Engine::Translator, 1_000),
+            (masked, Engine::Translator, 10_000),
+        ] {
+            assert_eq!(decider.decide(&inputs).engine, engine);
+            decider.ran(engine, ns);
+        }
+        // A run that no decision led to is nobody's.
+        decider.ran(Engine::Translator, 100_000);
+        let ring3 = decider.statistics().ring3;
+        assert_eq!(ring3.direct, Runs { runs: 2, ns: 30 });
+        assert_eq!(ring3.replayed, Runs { runs: 1, ns: 100 });
+        assert_eq!(ring3.translated, Runs { runs: 1, ns: 1_000 });
+        assert_eq!(decider.statistics().switches_to_direct, 2);
+        assert_eq!(decider.statistics().switches_to_translator, 2);
     }
 }

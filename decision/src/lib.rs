@@ -26,4 +26,4 @@ pub use inputs::{CodeSize, Engine, HostSupport, Inputs, Segments};
 pub use legality::{Legal, Reasons, legality};
 pub use policy::{Choice, EngineCosts, History, Policy, PolicyName, UnknownPolicy, View};
 pub use record::{ExitKind, SwitchRecord};
-pub use statistics::{ByReason, Statistics};
+pub use statistics::{ByReason, Ring3, Runs, Statistics};

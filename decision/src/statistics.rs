@@ -3,7 +3,7 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::decide::Decision;
-use crate::inputs::Engine;
+use crate::inputs::{Engine, Inputs};
 use crate::legality::Reasons;
 
 /// One counter for each reason. Serialized as a map from name to count, without the zeros.
@@ -50,6 +50,58 @@ impl Serialize for ByReason {
     }
 }
 
+/// Runs and their length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Runs {
+    /// How many.
+    pub runs: u64,
+    /// How long together, nanoseconds.
+    pub ns: u64,
+}
+
+impl Runs {
+    fn add(&mut self, ns: u64) {
+        self.runs = self.runs.saturating_add(1);
+        self.ns = self.ns.saturating_add(ns);
+    }
+}
+
+/// Who did the work of ring 3: the runs that began in protected mode at CPL 3, IF = 1 and IOPL < 3,
+/// the states that are meant to run directly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ring3 {
+    /// Direct execution.
+    pub direct: Runs,
+    /// The translator, for one instruction that direct execution left at.
+    pub replayed: Runs,
+    /// The translator, for any other reason.
+    pub translated: Runs,
+}
+
+impl Ring3 {
+    /// Counts a run of `ns` nanoseconds that began with `decision` on `inputs`.
+    pub(crate) fn add(&mut self, inputs: &Inputs, decision: &Decision, ns: u64) {
+        if !is_ring_3(inputs) {
+            return;
+        }
+        match decision.engine {
+            Engine::Direct => self.direct.add(ns),
+            Engine::Translator if decision.legality.contains(Reasons::REPLAY) => {
+                self.replayed.add(ns);
+            }
+            Engine::Translator => self.translated.add(ns),
+        }
+    }
+}
+
+fn is_ring_3(inputs: &Inputs) -> bool {
+    inputs.protected_mode
+        && !inputs.virtual_8086
+        && inputs.cpl == 3
+        && inputs.iopl < 3
+        && inputs.interrupt_flag
+}
+
 /// What the decisions of a vCPU came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Statistics {
@@ -69,6 +121,8 @@ pub struct Statistics {
     pub refusals: u64,
     /// Those by each of their reasons.
     pub refusals_by_reason: ByReason,
+    /// Who did the work of ring 3.
+    pub ring3: Ring3,
 }
 
 impl Statistics {
@@ -132,6 +186,11 @@ mod tests {
                 "switches_by_reason": { "IOPL": 1, "NOT_RING_3": 1 },
                 "refusals": 2,
                 "refusals_by_reason": { "REAL_MODE": 1, "POLICY": 1 },
+                "ring3": {
+                    "direct": { "runs": 0, "ns": 0 },
+                    "replayed": { "runs": 0, "ns": 0 },
+                    "translated": { "runs": 0, "ns": 0 },
+                },
             })
         );
         assert_eq!(statistics.switches(), 2);
