@@ -101,15 +101,15 @@ fn initial_ram_disks_that_cannot_be_used() {
 fn memory_sizes_that_make_no_sense() {
     let debian = guests::debian_686(Session::Scripted).unwrap().kernel;
     let debian = debian.to_str().unwrap();
-    for (size, code) in [("0", 2), ("0M", 2), ("1T", 2), ("99999999999999999999", 2)] {
-        assert_run_fails(&["--kernel", debian, "--memory", size], code, &[size]);
+    for size in ["0", "0M", "1M", "1T", "99999999999999999999"] {
+        assert_run_fails(&["--kernel", debian, "--memory", size], 2, &[size]);
     }
     for size in ["", "M", "12Q", "-1", "1.5G", "0x10"] {
         let arguments = ["--kernel", debian, &format!("--memory={size}")];
         assert_run_fails(&arguments, 2, &["memory"]);
     }
     // A kernel that does not fit is no matter of syntax.
-    assert_run_fails(&["--kernel", debian, "--memory", "1M"], 1, &["memory"]);
+    assert_run_fails(&["--kernel", debian, "--memory", "4M"], 1, &["memory"]);
 }
 
 #[test]
