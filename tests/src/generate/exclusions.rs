@@ -7,8 +7,6 @@ use iced_x86::Mnemonic;
 /// A reason not to compare a form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Exclusion {
-    /// WAIT and another instruction under one name (FSTENV, FSAVE, ...): both halves are compared.
-    TwoInstructions,
     /// CPUID, RDTSC, RDPMC: the answer is the machine's choice, not the processor's.
     MachineAnswers,
     /// SGDT, SIDT, SLDT, STR, SMSW: reads the host's own tables, or UMIP's made-up ones.
@@ -19,8 +17,7 @@ pub enum Exclusion {
 
 impl Exclusion {
     /// Every rule.
-    pub const ALL: [Exclusion; 4] = [
-        Exclusion::TwoInstructions,
+    pub const ALL: [Exclusion; 3] = [
         Exclusion::MachineAnswers,
         Exclusion::Sensitive,
         Exclusion::SystemCall,
@@ -29,7 +26,6 @@ impl Exclusion {
     /// The reason in words.
     pub fn reason(self) -> &'static str {
         match self {
-            Exclusion::TwoInstructions => "two instructions, each compared by itself",
             Exclusion::MachineAnswers => "the answer is the machine's choice",
             Exclusion::Sensitive => "shows the host's descriptor tables (or UMIP's fictions)",
             Exclusion::SystemCall => "would enter the host's kernel",
@@ -39,9 +35,6 @@ impl Exclusion {
 
 /// The rule that excludes a form, if one does.
 pub fn exclusion(form: &Form) -> Option<Exclusion> {
-    if form.code.op_code().fwait() {
-        return Some(Exclusion::TwoInstructions);
-    }
     match form.code.mnemonic() {
         Mnemonic::Cpuid | Mnemonic::Rdtsc | Mnemonic::Rdpmc => Some(Exclusion::MachineAnswers),
         Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw => {

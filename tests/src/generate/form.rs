@@ -50,8 +50,23 @@ impl Processor {
             && (info.mode16() || info.mode32())
             && info.decoder_option() == 0
             && code.encoding() == EncodingKind::Legacy
-            && code.cpuid_features().iter().all(|f| self.features.contains(f))
+            && code
+                .cpuid_features()
+                .iter()
+                .all(|f| self.features.contains(f))
+            && !is_second_name(code)
     }
+}
+
+/// True for names that iced never gives to any bytes: WAIT with another instruction (FSTENV, FSAVE, ...),
+/// whose halves have their own codes; UD0 without operands; and the memory forms of 0F 0D, which are
+/// prefetch instructions.
+fn is_second_name(code: Code) -> bool {
+    code.op_code().fwait()
+        || matches!(
+            code,
+            Code::Ud0 | Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D
+        )
 }
 
 /// How the memory operand of a form is addressed.
@@ -135,7 +150,9 @@ impl Address {
     fn belongs_to(self, environment: Environment) -> bool {
         let sample = match environment {
             Environment::Flat32 => [Address::Base16, Address::Pair16Disp, Address::Absolute16],
-            Environment::Segmented16 => [Address::BaseDisp8, Address::BaseIndexDisp32, Address::Stack],
+            Environment::Segmented16 => {
+                [Address::BaseDisp8, Address::BaseIndexDisp32, Address::Stack]
+            }
         };
         self.bits() == environment.bitness() || sample.contains(&self)
     }
@@ -214,12 +231,10 @@ fn forms_of(code: Code) -> Vec<Form> {
             (info.can_use_repne_prefix(), Prefix::Repne),
         ] {
             let repeats = possible && addresses.contains(&Some(Address::Implied));
-            forms.extend(
-                addresses
-                    .iter()
-                    .filter(|_| repeats)
-                    .map(|address| Form { prefix, ..plain(*address) }),
-            );
+            forms.extend(addresses.iter().filter(|_| repeats).map(|address| Form {
+                prefix,
+                ..plain(*address)
+            }));
         }
     }
     forms
@@ -240,7 +255,9 @@ fn addresses_of(code: Code, environment: Environment) -> Vec<Option<Address>> {
         addresses.push(None);
     }
     if operands.iter().any(|o| o.may_be_memory()) {
-        let own = Address::EXPLICIT.iter().filter(|a| a.belongs_to(environment));
+        let own = Address::EXPLICIT
+            .iter()
+            .filter(|a| a.belongs_to(environment));
         addresses.extend(own.copied().map(Some));
     }
     addresses
