@@ -87,8 +87,10 @@ fn initial_ram_disks_that_cannot_be_used() {
     let kernel = kernel("for-initrd", &bzimage::halt_for_ever());
     let kernel = kernel.to_str().unwrap();
     let large = file("large-initrd", &vec![0; 64 << 20]);
+    let empty = file("no-initrd", b"");
     for (initrd, word) in [
-        (large.to_str().unwrap(), "large-initrd"),
+        (large.to_str().unwrap(), "does not fit"),
+        (empty.to_str().unwrap(), "empty"),
         ("/nonexistent/initrd", "/nonexistent/initrd"),
         (paths::workspace().to_str().unwrap(), "irectory"),
     ] {
