@@ -2,10 +2,25 @@
 //!
 //! See the crate's README for the model: words, roles, events and corner cases.
 
+mod audit;
 mod config;
+mod extent;
+mod fill;
+mod hook;
+mod linear;
 mod mmu;
+mod paging;
+mod phys;
+mod pool;
+mod ram;
+mod space;
 mod stats;
+mod tlb;
+mod traces;
 mod types;
+mod walk;
+mod window;
+mod zap;
 
 pub use config::{AuditError, LinearError, MmuConfig, MmuError, PhysError};
 pub use mmu::Mmu;

@@ -1,0 +1,111 @@
+//! Accesses to guest-linear memory by the VMM.
+
+use crate::mmu::Mmu;
+use crate::{
+    Access, AccessPlan, LinearError, PAGE_SIZE, PageFault, PhysError, PhysTarget, Resolved,
+};
+
+/// Linear accesses of the VMM wrap at 4 GiB, as 32-bit addresses do.
+impl Mmu {
+    /// How to carry out an access of `len` bytes: directly, if it lies in one page of RAM (untraced, for a write; ROM can be
+    /// read), otherwise by [`Mmu::read_linear`], [`Mmu::write_linear`], or by what [`Mmu::resolve`] says of each page.
+    ///
+    /// # Errors
+    ///
+    /// The page fault that the access to the first page causes.
+    #[inline]
+    pub fn plan(
+        &mut self,
+        linear: u32,
+        len: usize,
+        access: Access,
+    ) -> Result<AccessPlan, PageFault> {
+        let offset = linear & (PAGE_SIZE as u32 - 1);
+        let (resolved, page) = match self.cached(linear, access) {
+            Some(hit) => hit,
+            None => {
+                let resolved = self.resolve(linear, access)?;
+                match self.map.lookup_on_bus(resolved.gpa).page() {
+                    Some(page) => (resolved, page),
+                    None => return Ok(AccessPlan::Slow),
+                }
+            }
+        };
+        let direct = match resolved.target {
+            PhysTarget::Ram => !(access.is_write() && resolved.traced),
+            PhysTarget::Rom => !access.is_write(),
+            PhysTarget::Device | PhysTarget::Hole => false,
+        };
+        if !direct || offset as usize + len > PAGE_SIZE as usize {
+            return Ok(AccessPlan::Slow);
+        }
+        Ok(self
+            .ram
+            .pointer(page, offset)
+            .map_or(AccessPlan::Slow, AccessPlan::Direct))
+    }
+
+    /// Reads guest-linear memory, across pages.
+    ///
+    /// # Errors
+    ///
+    /// A page fault, or part of the range is not memory; the contents of `buf` are then unspecified.
+    pub fn read_linear(
+        &mut self,
+        linear: u32,
+        buf: &mut [u8],
+        access: Access,
+    ) -> Result<(), LinearError> {
+        let mut linear = linear;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at_mut(in_page(linear, rest.len()));
+            let resolved = self.resolve(linear, access)?;
+            self.read_phys(resolved.gpa, part)?;
+            linear = linear.wrapping_add(part.len() as u32);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Writes guest-linear memory through the trace hook. Writes to ROM are ignored.
+    ///
+    /// # Errors
+    ///
+    /// A page fault, or part of the range is not memory; nothing is written then.
+    pub fn write_linear(
+        &mut self,
+        linear: u32,
+        data: &[u8],
+        access: Access,
+    ) -> Result<(), LinearError> {
+        if in_page(linear, data.len()) == data.len() {
+            let resolved = self.resolve(linear, access)?;
+            return Ok(self.write_phys(resolved.gpa, data)?);
+        }
+        // All pages are translated before the first byte is written, as an instruction that crosses a page does.
+        let mut parts: Vec<(u64, &[u8])> = Vec::new();
+        let mut at = linear;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(in_page(at, rest.len()));
+            let Resolved { gpa, target, .. } = self.resolve(at, access)?;
+            if matches!(target, PhysTarget::Device | PhysTarget::Hole) {
+                return Err(PhysError { gpa, target }.into());
+            }
+            parts.push((gpa, part));
+            at = at.wrapping_add(part.len() as u32);
+            rest = after;
+        }
+        for (gpa, part) in parts {
+            self.write_phys(gpa, part)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of an access that lie in its first page.
+fn in_page(linear: u32, len: usize) -> usize {
+    let left = PAGE_SIZE as usize - (linear as usize & (PAGE_SIZE as usize - 1));
+    left.min(len)
+}
