@@ -4,8 +4,10 @@
 //! generator and the callouts for what cannot run as it stands. It knows nothing of KVM and nothing
 //! of device models: the machine around it is reached through [`Platform`].
 
+mod codegen;
 mod exit;
 mod platform;
+mod runtime;
 pub mod state;
 pub mod system;
 mod vcpu;
@@ -13,4 +15,6 @@ mod vcpu;
 pub use exit::Exit;
 pub use platform::Platform;
 pub use state::CpuState;
-pub use vcpu::{Kicker, RunLimits, Vcpu, VcpuConfig, VcpuError};
+pub use codegen::CalloutKind;
+pub use runtime::{Kicker, Stats};
+pub use vcpu::{RunLimits, Vcpu, VcpuConfig, VcpuError};

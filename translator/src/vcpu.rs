@@ -1,8 +1,10 @@
 //! The vCPU as the machine sees it: its state, and `run`.
 
+use crate::runtime::{Engine, Kicker, Stats};
 use crate::state::CpuState;
+use crate::system::CpuModel;
 use crate::{Exit, Platform};
-use shadow_mmu::Mmu;
+use shadow_mmu::{Mmu, PagingRegs};
 
 /// Set-up of a vCPU.
 #[derive(Debug, Clone)]
@@ -10,8 +12,16 @@ pub struct VcpuConfig {
     /// Stop with [`Exit::Untranslated`] at an instruction that is not translated, instead of
     /// raising #UD in the guest.
     pub strict: bool,
-    /// Size of the translation cache in bytes.
+    /// Size of the translation cache in bytes: 1 MiB to 1 GiB, others are brought into this range.
     pub cache_bytes: usize,
+    /// The processor to be.
+    pub model: CpuModel,
+}
+
+impl Default for VcpuConfig {
+    fn default() -> Self {
+        VcpuConfig { strict: false, cache_bytes: 64 << 20, model: CpuModel::default() }
+    }
 }
 
 /// What a run may do before it comes back.
@@ -22,19 +32,10 @@ pub struct RunLimits {
     pub stop_to_decide: bool,
 }
 
-/// A handle with which any thread makes a running vCPU leave translated code.
-#[derive(Debug, Clone)]
-pub struct Kicker;
-
-impl Kicker {
-    /// Makes the vCPU leave with [`Exit::Kicked`] soon; harmless when it does not run.
-    pub fn kick(&self) {}
-}
-
 /// A vCPU and its translator.
 #[derive(Debug)]
 pub struct Vcpu {
-    state: CpuState,
+    engine: Engine,
 }
 
 /// What a vCPU could not be made from.
@@ -53,46 +54,70 @@ pub enum VcpuError {
 
 impl Vcpu {
     /// A vCPU in the reset state.
-    pub fn new(_config: VcpuConfig) -> Result<Vcpu, VcpuError> {
-        Ok(Vcpu {
-            state: CpuState::reset(0x653),
-        })
+    ///
+    /// # Errors
+    /// The host has no memory for the translation cache.
+    pub fn new(config: VcpuConfig) -> Result<Vcpu, VcpuError> {
+        let bytes = config.cache_bytes;
+        let state = CpuState::reset(config.model.signature());
+        let engine = Engine::new(state, bytes, config.strict, config.model)
+            .map_err(|source| VcpuError::Cache { bytes, source })?;
+        Ok(Vcpu { engine })
     }
 
     /// The architectural state; valid whenever `run` is not under way.
     pub fn state(&self) -> &CpuState {
-        &self.state
+        self.engine.state()
     }
 
     /// The architectural state, to change it (loader, debugger, direct execution).
     pub fn state_mut(&mut self) -> &mut CpuState {
-        &mut self.state
+        self.engine.state_mut()
     }
 
     /// A handle to interrupt `run` from another thread.
     pub fn kicker(&self) -> Kicker {
-        Kicker
+        self.engine.kicker()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &Stats {
+        self.engine.stats()
+    }
+
+    /// Tells the shadow MMU the paging registers of this vCPU: needed after the state has been
+    /// changed from outside.
+    pub fn sync_paging(&self, mmu: &mut Mmu) {
+        let cpu = self.state();
+        mmu.set_paging(PagingRegs { cr0: cpu.cr0, cr3: cpu.cr3, cr4: cpu.cr4, efer: cpu.msrs.efer });
     }
 
     /// Runs translated code until something makes it come back.
-    pub fn run(
-        &mut self,
-        _mmu: &mut Mmu,
-        _platform: &mut dyn Platform,
-        _limits: RunLimits,
-    ) -> Exit {
-        Exit::Kicked
+    pub fn run(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform, limits: RunLimits) -> Exit {
+        self.engine.run(mmu, platform, limits, false)
     }
 
-    /// Runs exactly one instruction (or one iteration of a repeated string instruction), delivering
-    /// whatever exception it raises.
-    pub fn step(&mut self, _mmu: &mut Mmu, _platform: &mut dyn Platform) -> Exit {
-        Exit::Budget
+    /// Runs exactly one instruction (or one iteration, or some, of a repeated string instruction),
+    /// delivering whatever exception it raises. Comes back with [`Exit::Budget`] unless something
+    /// else happened.
+    pub fn step(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Exit {
+        self.engine.run(mmu, platform, RunLimits::default(), true)
     }
 
     /// Takes the pending external interrupt: acknowledges it and delivers it through the IDT.
     /// Call after [`Exit::InterruptReady`], or when the direct engine left for an interrupt.
-    pub fn take_interrupt(&mut self, _mmu: &mut Mmu, _platform: &mut dyn Platform) -> Exit {
-        Exit::Decide
+    /// Comes back with [`Exit::Decide`] when it has been delivered.
+    pub fn take_interrupt(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Exit {
+        self.engine.take_interrupt(mmu, platform).unwrap_or(Exit::Decide)
+    }
+
+    /// Bytes of the translation cache in use.
+    pub fn cache_used(&self) -> usize {
+        self.engine.cache_used()
+    }
+
+    /// The host code for the unit that begins at CS:EIP, as text; for tests and debugging.
+    pub fn unit_listing(&self, gpa: u32) -> Option<String> {
+        self.engine.listing(gpa)
     }
 }

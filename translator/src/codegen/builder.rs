@@ -1,0 +1,433 @@
+//! The builder of a unit: decodes guest instructions and hands each to its emitter.
+
+use super::asm::{Asm, Mem, Reg, host};
+use super::mode::Mode;
+use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
+use crate::state::reg;
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+
+/// Host addresses of the stubs that units call and jump to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stubs {
+    pub(crate) callout: u64,
+    pub(crate) link: u64,
+    pub(crate) miss: u64,
+    pub(crate) dead: u64,
+    pub(crate) fault: u64,
+    pub(crate) prepare: u64,
+    pub(crate) commit: u64,
+    pub(crate) fpu_ready: u64,
+    pub(crate) fpu_load: u64,
+    pub(crate) fpu_unavailable: u64,
+    pub(crate) stepped: u64,
+    pub(crate) stepped_to: u64,
+}
+
+/// What the builder asks the runtime about guest code.
+pub(crate) trait CodeSource {
+    /// The access hint for the instruction at offset `page_offset` of the unit's first page.
+    fn hint(&self, page_offset: u32) -> AccessHint;
+    /// True when the processor model has the instruction.
+    fn supports(&self, insn: &Instruction) -> bool;
+}
+
+/// The code to translate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Translation<'a> {
+    /// Offset of the first instruction in CS.
+    pub(crate) eip: u32,
+    /// Code bytes from EIP on: to the end of the page, or into the next one when the first
+    /// instruction crosses.
+    pub(crate) code: &'a [u8],
+    /// How many of the bytes belong to the first page.
+    pub(crate) in_page: u32,
+    /// Offset of EIP in its page.
+    pub(crate) page_offset: u32,
+    pub(crate) mode: Mode,
+    /// Limit of CS.
+    pub(crate) code_limit: u32,
+    /// Host address where the unit will live.
+    pub(crate) origin: u64,
+    pub(crate) stubs: &'a Stubs,
+}
+
+/// A finished unit.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) code: Vec<u8>,
+    pub(crate) instructions: Vec<InstructionMap>,
+    pub(crate) sites: Vec<Site>,
+    /// Guest bytes covered, as offsets from the start of the first page.
+    pub(crate) first: u32,
+    pub(crate) end: u32,
+    /// The first instruction is incomplete: its rest is in the next page, which was not given.
+    pub(crate) needs_next_page: bool,
+    /// What strict mode stops at.
+    pub(crate) untranslated: Option<String>,
+}
+
+/// Most instructions in one unit.
+const MAX_INSTRUCTIONS: usize = 96;
+
+/// What an emitter leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next instruction follows in the unit.
+    Continue,
+    /// The unit is over: control has been passed on.
+    End,
+    /// The unit goes on at another address of the same page.
+    Follow(u32),
+}
+
+/// An instruction that could not be emitted.
+#[derive(Debug)]
+pub(super) struct CannotEmit(pub(super) String);
+
+impl From<iced_x86::IcedError> for CannotEmit {
+    fn from(error: iced_x86::IcedError) -> Self {
+        CannotEmit(error.to_string())
+    }
+}
+
+pub(super) type Emitted = Result<After, CannotEmit>;
+
+/// Jump out of the unit's main line, emitted behind it.
+#[derive(Debug, Clone, Copy)]
+struct Exit {
+    /// Offset of the rel32 that reaches the exit.
+    patch: usize,
+    target: u32,
+    instruction: usize,
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) asm: &'a mut Asm,
+    pub(super) t: Translation<'a>,
+    source: &'a dyn CodeSource,
+    instructions: Vec<InstructionMap>,
+    sites: Vec<Site>,
+    exits: Vec<Exit>,
+    /// Hint for the instruction at hand.
+    pub(super) hint: AccessHint,
+    /// The FPU check has been made in this unit and still holds.
+    pub(super) fpu_ready: bool,
+    /// The previous instruction was an inline STI: look for interrupts after this one.
+    pub(super) after_sti: bool,
+}
+
+/// Translates one unit.
+pub(crate) fn build(asm: &mut Asm, t: Translation<'_>, source: &dyn CodeSource, buffer: Vec<u8>) -> Built {
+    asm.start(t.origin, buffer);
+    let mut builder = Builder {
+        asm,
+        t,
+        source,
+        instructions: Vec::with_capacity(24),
+        sites: Vec::with_capacity(8),
+        exits: Vec::with_capacity(4),
+        hint: AccessHint::None,
+        fpu_ready: false,
+        after_sti: false,
+    };
+    builder.run()
+}
+
+impl Builder<'_> {
+    fn run(&mut self) -> Built {
+        let page_start = self.t.eip.wrapping_sub(self.t.page_offset);
+        let (mut first, mut end) = (self.t.page_offset, self.t.page_offset);
+        let mut needs_next_page = false;
+        let mut untranslated = None;
+        let mut eip = self.t.eip;
+        let mut decoder =
+            Decoder::with_ip(self.t.mode.bitness(), self.t.code, u64::from(eip), DecoderOptions::NONE);
+        let mut insn = Instruction::default();
+        loop {
+            decoder.decode_out(&mut insn);
+            let offset = eip.wrapping_sub(page_start);
+            let bytes_left = self.t.code.len() as u32 - (offset - self.t.page_offset);
+            let crosses = insn.len() as u32 > (self.t.page_offset + self.t.in_page).saturating_sub(offset);
+            if insn.is_invalid() && bytes_left < 15 && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
+            {
+                if self.instructions.is_empty() {
+                    needs_next_page = self.t.code.len() as u32 == self.t.in_page;
+                    if needs_next_page {
+                        break;
+                    }
+                } else {
+                    self.leave_to(eip);
+                    break;
+                }
+            } else if crosses && !self.instructions.is_empty() {
+                self.leave_to(eip);
+                break;
+            }
+            first = first.min(offset);
+            end = end.max(offset + insn.len() as u32);
+            self.instructions.push(InstructionMap { host: self.asm.offset() as u32, guest: insn });
+            self.hint = if self.t.mode.is_slow() { AccessHint::Callout } else { self.source.hint(offset) };
+            let was_after_sti = std::mem::take(&mut self.after_sti);
+            let start = self.asm.offset();
+            let after = match self.emit(&insn) {
+                Ok(after) => after,
+                Err(CannotEmit(what)) if self.asm.offset() == start => {
+                    untranslated = Some(what);
+                    self.callout(CalloutKind::Undefined);
+                    After::End
+                }
+                Err(CannotEmit(what)) => {
+                    // Host code was emitted before the encoder refused; it has no effect that the
+                    // guest can see, because it only computes into scratch registers.
+                    untranslated = Some(what);
+                    self.callout(CalloutKind::Undefined);
+                    After::End
+                }
+            };
+            if after == After::End {
+                break;
+            }
+            if self.t.mode.is_single() {
+                self.step_end(match after {
+                    After::Follow(target) => Some(target),
+                    _ => None,
+                });
+                break;
+            }
+            if let After::Follow(target) = after {
+                let seen = self.instructions.iter().any(|i| i.guest.ip32() == target);
+                if seen || self.instructions.len() >= MAX_INSTRUCTIONS || !self.in_this_page(target) {
+                    self.leave_to(target);
+                    break;
+                }
+                let target_offset = target.wrapping_sub(page_start);
+                let Some(position) = target_offset.checked_sub(self.t.page_offset) else {
+                    self.leave_to(target);
+                    break;
+                };
+                if decoder.set_position(position as usize).is_err() || position as usize >= self.t.code.len() {
+                    self.leave_to(target);
+                    break;
+                }
+                decoder.set_ip(u64::from(target));
+                eip = target;
+                continue;
+            }
+            eip = insn.next_ip32();
+            if was_after_sti {
+                // The interrupt shadow of STI ends here.
+                self.map_boundary(eip);
+                self.asm.load64(host::R8, layout::sti_poll());
+                self.asm.load32(host::R8, Mem::base(host::R8, 0));
+            }
+            if crosses || self.instructions.len() >= MAX_INSTRUCTIONS || !self.can_decode_at(eip, page_start) {
+                self.leave_to(eip);
+                break;
+            }
+        }
+        self.emit_exits();
+        while self.asm.offset() < 5 {
+            self.asm.byte(0x90);
+        }
+        Built {
+            code: self.asm.finish(),
+            instructions: std::mem::take(&mut self.instructions),
+            sites: std::mem::take(&mut self.sites),
+            first,
+            end,
+            needs_next_page,
+            untranslated,
+        }
+    }
+
+    fn can_decode_at(&self, eip: u32, page_start: u32) -> bool {
+        eip.wrapping_sub(page_start) < self.t.page_offset + self.t.in_page
+    }
+
+    /// True when `eip` lies in the page of the unit.
+    pub(super) fn in_this_page(&self, eip: u32) -> bool {
+        let page_start = self.t.eip.wrapping_sub(self.t.page_offset);
+        eip.wrapping_sub(page_start) < 4096
+    }
+
+    /// Maps host code from here on to a boundary in front of the instruction at `eip`, which is
+    /// not part of the unit: a fault here has the complete state of that boundary.
+    fn map_boundary(&mut self, eip: u32) {
+        let mut guest = Instruction::default();
+        guest.set_ip(u64::from(eip));
+        self.instructions.push(InstructionMap { host: self.asm.offset() as u32, guest });
+    }
+
+    fn emit(&mut self, insn: &Instruction) -> Emitted {
+        let last = insn.ip32().wrapping_add(insn.len() as u32 - 1);
+        if last > self.t.code_limit || (last < insn.ip32() && self.t.code_limit != u32::MAX) {
+            return Ok(self.callout_end(CalloutKind::CodeLimit));
+        }
+        if insn.is_invalid() || !self.source.supports(insn) {
+            return Ok(self.callout_end(CalloutKind::Undefined));
+        }
+        if let Some(after) = self.emit_control(insn)? {
+            return Ok(after);
+        }
+        if let Some(after) = self.emit_stack(insn)? {
+            return Ok(after);
+        }
+        if let Some(after) = self.emit_system(insn)? {
+            return Ok(after);
+        }
+        if insn.is_string_instruction() {
+            return self.emit_string(insn);
+        }
+        if let Some(after) = self.emit_bcd(insn)? {
+            return Ok(after);
+        }
+        self.emit_fpu_check(insn);
+        self.emit_identity(insn)
+    }
+
+    /// Records a place where the code just emitted calls Rust.
+    pub(super) fn site(&mut self, kind: SiteKind) {
+        let instruction = self.instructions.len().saturating_sub(1) as u32;
+        self.sites.push(Site { host: self.asm.offset() as u32, instruction, kind });
+    }
+
+    /// Carries out the whole instruction in Rust; the unit may go on behind it.
+    pub(super) fn callout(&mut self, kind: CalloutKind) -> After {
+        let stub = self.t.stubs.callout;
+        self.asm.call(stub);
+        self.site(SiteKind::Callout(kind));
+        After::Continue
+    }
+
+    /// Like [`Builder::callout`], for an instruction after which the unit is over.
+    pub(super) fn callout_end(&mut self, kind: CalloutKind) -> After {
+        self.callout(kind);
+        After::End
+    }
+
+    /// Passes control to `target`: linked directly inside the page, through the jump table across.
+    pub(super) fn leave_to(&mut self, target: u32) {
+        if self.t.mode.is_single() {
+            self.step_end(Some(target));
+            return;
+        }
+        if self.in_this_page(target) {
+            self.poll_if_backward(target);
+            let here = self.asm.address() + 5;
+            let patch = self.asm.jmp(here);
+            self.link_stub(patch, target);
+        } else {
+            self.asm.mov_imm32(host::R8, target);
+            self.jump_through_table();
+        }
+    }
+
+    fn link_stub(&mut self, patch: usize, target: u32) {
+        let stub = self.t.stubs.link;
+        self.asm.call(stub);
+        self.site(SiteKind::Link { target, patch: patch as u32 });
+    }
+
+    /// Jumps to the EIP in R8 through the jump table; a kick replaces the table.
+    pub(super) fn jump_through_table(&mut self) {
+        if self.t.mode.is_single() {
+            let stub = self.t.stubs.stepped_to;
+            self.asm.jmp(stub);
+            return;
+        }
+        self.asm.load64(host::R9, layout::jump_table());
+        self.asm.load32(host::R9, Mem { base: Some(host::R9), index: Some((host::R8, 4)), disp: 0, gs32: false });
+        self.asm.lea64(host::R9, Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32));
+        self.asm.jmp_reg(host::R9);
+    }
+
+    /// A conditional jump out of the main line to `target`.
+    pub(super) fn exit_if(&mut self, condition: u8, target: u32) {
+        let patch = self.asm.jcc(condition, 0);
+        self.add_exit(patch, target);
+    }
+
+    /// A jump out of the main line to `target`, whose rel32 is at `patch`.
+    pub(super) fn add_exit(&mut self, patch: usize, target: u32) {
+        let instruction = self.instructions.len() - 1;
+        self.exits.push(Exit { patch, target, instruction });
+    }
+
+    /// Looks for a kick in front of a jump backwards.
+    pub(super) fn poll_if_backward(&mut self, target: u32) {
+        let ip = self.instructions.last().map_or(self.t.eip, |i| i.guest.ip32());
+        if target <= ip && !self.t.mode.is_single() {
+            self.asm.load64(host::R8, layout::poll());
+            self.asm.load32(host::R8, Mem::base(host::R8, 0));
+        }
+    }
+
+    fn step_end(&mut self, target: Option<u32>) {
+        match target {
+            Some(target) => {
+                self.asm.mov_imm32(host::R8, target);
+                let stub = self.t.stubs.stepped_to;
+                self.asm.jmp(stub);
+            }
+            None => {
+                let stub = self.t.stubs.stepped;
+                self.asm.jmp(stub);
+            }
+        }
+    }
+
+    fn emit_exits(&mut self) {
+        let exits = std::mem::take(&mut self.exits);
+        let mut patches = Vec::with_capacity(exits.len());
+        for exit in exits {
+            patches.push((exit.patch, self.asm.offset()));
+            if self.t.mode.is_single() {
+                self.step_end(Some(exit.target));
+            } else if self.in_this_page(exit.target) {
+                let stub = self.t.stubs.link;
+                self.asm.call(stub);
+                let kind = SiteKind::Link { target: exit.target, patch: exit.patch as u32 };
+                self.sites.push(Site {
+                    host: self.asm.offset() as u32,
+                    instruction: exit.instruction as u32,
+                    kind,
+                });
+            } else {
+                self.asm.mov_imm32(host::R8, exit.target);
+                self.jump_through_table();
+            }
+        }
+        self.asm.patch_rel32(&patches);
+    }
+
+    /// The host register that holds guest register `number` (encoding order).
+    pub(super) fn guest(number: usize) -> Reg {
+        if number == reg::ESP { host::STACK } else { Reg(number as u8) }
+    }
+
+    pub(super) fn guest_of(register: Register) -> Reg {
+        Self::guest(register.number())
+    }
+
+    /// Restores R12 after its low half was written as ESP.
+    pub(super) fn rebase_stack(&mut self) {
+        if self.t.mode.stack_in_window() {
+            self.asm.lea64(host::STACK, Mem::sum(host::STACK, host::WINDOW, 0));
+        }
+    }
+
+    /// Kinds of instruction that end a unit wherever they appear, used to keep STI's shadow exact.
+    pub(super) fn next_ends_unit(&self, insn: &Instruction) -> bool {
+        let offset = insn.next_ip32().wrapping_sub(self.t.eip) as usize;
+        let Some(rest) = self.t.code.get(offset..).filter(|rest| !rest.is_empty()) else {
+            return true;
+        };
+        let mut decoder = Decoder::new(self.t.mode.bitness(), rest, DecoderOptions::NONE);
+        let next = decoder.decode();
+        next.is_invalid()
+            || next.flow_control() != iced_x86::FlowControl::Next
+            || matches!(next.mnemonic(), Mnemonic::Hlt | Mnemonic::Sti | Mnemonic::Cli | Mnemonic::Popf | Mnemonic::Popfd)
+            || matches!(next.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16)
+            || (self.t.page_offset as usize + offset + next.len()) > (self.t.page_offset + self.t.in_page) as usize
+    }
+}

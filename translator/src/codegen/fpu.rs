@@ -1,0 +1,52 @@
+//! The check in front of x87, MMX and SSE instructions.
+//!
+//! Guest FPU state is loaded into the host's registers by the first instruction of a unit that
+//! needs it: a call through a pointer of the context that reaches a bare `ret` when it is there, the
+//! load, or the exit for CR0.TS and CR0.EM. No flags change.
+
+use super::builder::Builder;
+use super::{SiteKind, layout};
+use iced_x86::{CpuidFeature, Instruction, Mnemonic};
+
+/// True when `insn` reads or writes x87, MMX or SSE state.
+pub(super) fn uses_fpu(insn: &Instruction) -> bool {
+    let by_feature = insn.cpuid_features().iter().any(|feature| {
+        matches!(
+            feature,
+            CpuidFeature::FPU
+                | CpuidFeature::FPU287
+                | CpuidFeature::FPU387
+                | CpuidFeature::MMX
+                | CpuidFeature::FXSR
+                | CpuidFeature::SSE
+                | CpuidFeature::SSE2
+                | CpuidFeature::SSE3
+        )
+    });
+    by_feature
+        && !matches!(
+            insn.mnemonic(),
+            Mnemonic::Prefetchnta
+                | Mnemonic::Prefetcht0
+                | Mnemonic::Prefetcht1
+                | Mnemonic::Prefetcht2
+                | Mnemonic::Sfence
+                | Mnemonic::Lfence
+                | Mnemonic::Mfence
+                | Mnemonic::Movnti
+                | Mnemonic::Pause
+                | Mnemonic::Clflush
+        )
+}
+
+impl Builder<'_> {
+    /// Makes sure that the guest's FPU state is in the host's registers.
+    pub(super) fn emit_fpu_check(&mut self, insn: &Instruction) {
+        if self.fpu_ready || !uses_fpu(insn) {
+            return;
+        }
+        self.asm.call_mem(layout::fpu_ensure());
+        self.site(SiteKind::FpuEnsure);
+        self.fpu_ready = true;
+    }
+}

@@ -1,0 +1,66 @@
+//! Offsets of context fields, as operands of translated code.
+
+use super::asm::{Mem, Reg, host};
+use crate::runtime::context::Context;
+use crate::state::{CpuState, Segment};
+use std::mem::offset_of;
+
+/// Distance from the context to the first byte of the code cache: the executable view begins
+/// right behind the pages of the context.
+pub(crate) const CODE_OFFSET: usize = size_of::<Context>();
+
+const CPU: usize = offset_of!(Context, cpu);
+
+pub(crate) fn interrupt_flag() -> Mem {
+    Mem::context(offset_of!(Context, interrupt_flag))
+}
+
+pub(crate) fn eflags_rest() -> Mem {
+    Mem::context(offset_of!(Context, eflags_rest))
+}
+
+pub(crate) fn poll() -> Mem {
+    Mem::context(offset_of!(Context, poll))
+}
+
+pub(crate) fn sti_poll() -> Mem {
+    Mem::context(offset_of!(Context, sti_poll))
+}
+
+pub(crate) fn jump_table() -> Mem {
+    Mem::context(offset_of!(Context, jump_table))
+}
+
+pub(crate) fn fpu_ensure() -> Mem {
+    Mem::context(offset_of!(Context, fpu_ensure))
+}
+
+pub(crate) fn limit_check() -> Mem {
+    Mem::context(offset_of!(Context, limit_check))
+}
+
+/// Window base + base of segment `index`.
+pub(crate) fn segment_host_base(index: usize) -> Mem {
+    Mem::context(offset_of!(Context, segment_base) + 8 * index)
+}
+
+/// Window for the 16 MiB region whose number is in `region`.
+pub(crate) fn region_window(region: Reg) -> Mem {
+    Mem { base: Some(host::CONTEXT), index: Some((region, 8)), disp: offset_of!(Context, regions) as i32, gs32: false }
+}
+
+fn segment(index: usize) -> usize {
+    CPU + offset_of!(CpuState, seg) + index * size_of::<Segment>()
+}
+
+pub(crate) fn selector(index: usize) -> Mem {
+    Mem::context(segment(index) + offset_of!(Segment, selector))
+}
+
+pub(crate) fn segment_base(index: usize) -> Mem {
+    Mem::context(segment(index) + offset_of!(Segment, base))
+}
+
+pub(crate) fn segment_limit(index: usize) -> Mem {
+    Mem::context(segment(index) + offset_of!(Segment, limit))
+}

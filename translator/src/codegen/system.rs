@@ -1,0 +1,86 @@
+//! Which instructions are carried out in Rust, and the few sensitive ones that are emitted inline.
+
+use super::builder::{After, Builder, CannotEmit};
+use super::{AccessHint, CalloutKind, layout};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
+
+/// The kind of callout that `insn` is carried out by wherever it appears, or `None` if it is
+/// translated (in some modes at least).
+pub(crate) fn callout_kind(insn: &Instruction) -> Option<CalloutKind> {
+    use CalloutKind as K;
+    let kind = match insn.mnemonic() {
+        Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Invlpg | Mnemonic::Wbinvd | Mnemonic::Invd => {
+            K::Privileged
+        }
+        Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Lldt | Mnemonic::Ltr => K::Privileged,
+        Mnemonic::Rdmsr | Mnemonic::Wrmsr | Mnemonic::Rdpmc | Mnemonic::Rsm => K::Privileged,
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Smsw | Mnemonic::Cpuid => K::Sensitive,
+        Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str => K::Sensitive,
+        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Arpl => K::SelectorCheck,
+        Mnemonic::In | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => K::PortIo,
+        Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => K::PortIo,
+        Mnemonic::Les | Mnemonic::Lds | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => K::SegmentLoad,
+        Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1 => K::SystemCall,
+        Mnemonic::Sysenter | Mnemonic::Sysexit => K::SystemCall,
+        Mnemonic::Bound => K::Bound,
+        Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Retf => K::FarTransfer,
+        Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => K::Undefined,
+        Mnemonic::Mov if is_system_register(insn) => K::Privileged,
+        Mnemonic::Mov if matches!(insn.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16) => K::SegmentLoad,
+        _ if insn.is_jmp_far() || insn.is_call_far() || insn.is_jmp_far_indirect() || insn.is_call_far_indirect() => {
+            K::FarTransfer
+        }
+        _ => return None,
+    };
+    Some(kind)
+}
+
+/// MOV to or from CRn, DRn, TRn.
+fn is_system_register(insn: &Instruction) -> bool {
+    (0..insn.op_count().min(2)).any(|i| {
+        insn.op_kind(i) == OpKind::Register && {
+            let register = insn.op_register(i);
+            register.is_cr() || register.is_dr() || register.is_tr()
+        }
+    })
+}
+
+impl Builder<'_> {
+    /// Emits `insn` if it is privileged, sensitive, or concerned with segments.
+    pub(super) fn emit_system(&mut self, insn: &Instruction) -> Result<Option<After>, CannotEmit> {
+        let free = self.t.mode.interrupt_flag_free() && self.hint != AccessHint::Callout;
+        match insn.mnemonic() {
+            Mnemonic::Cli if free => {
+                self.asm.store_imm(1, layout::interrupt_flag(), 0);
+                return Ok(Some(After::Continue));
+            }
+            Mnemonic::Sti if free && !self.t.mode.is_single() && !self.next_ends_unit(insn) => {
+                self.asm.store_imm(1, layout::interrupt_flag(), 1);
+                self.after_sti = true;
+                return Ok(Some(After::Continue));
+            }
+            Mnemonic::Cli | Mnemonic::Sti | Mnemonic::Pushf | Mnemonic::Pushfd => {
+                return Ok(Some(self.callout(CalloutKind::Sensitive)));
+            }
+            Mnemonic::Rdtsc => {
+                if self.t.mode.tsc_callout() {
+                    return Ok(Some(self.callout(CalloutKind::Sensitive)));
+                }
+                self.asm.insn(insn)?;
+                return Ok(Some(After::Continue));
+            }
+            Mnemonic::Mov
+                if matches!(insn.code(), Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg) =>
+            {
+                return Ok(Some(self.store_selector(insn)));
+            }
+            _ => {}
+        }
+        let Some(kind) = callout_kind(insn) else { return Ok(None) };
+        let ends = insn.flow_control() != FlowControl::Next && insn.mnemonic() != Mnemonic::Into
+            || matches!(insn.mnemonic(), Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Wrmsr)
+            || (kind == CalloutKind::Privileged && is_system_register(insn));
+        self.callout(kind);
+        Ok(Some(if ends { After::End } else { After::Continue }))
+    }
+}

@@ -1,0 +1,102 @@
+//! The context: what translated code reaches through R15.
+
+use crate::state::CpuState;
+use std::sync::atomic::AtomicU64;
+
+/// Why translated code was left. Written by the stubs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Reason {
+    /// An instruction that is carried out in Rust; `site` is behind the call.
+    Callout = 0,
+    /// An intra-page jump that is not linked yet; `site` is behind the call.
+    Link = 1,
+    /// The jump table has no entry; R8 holds the target EIP.
+    Miss = 2,
+    /// A unit that is no longer valid was entered; `site` is behind the call at its entry.
+    Dead = 3,
+    /// The host processor reported a fault at `site`.
+    Fault = 4,
+    /// A memory access carried out by Rust: R8 holds the offset and receives the host address.
+    Prepare = 5,
+    /// The access prepared before has been written to.
+    Commit = 6,
+    /// An x87, MMX or SSE instruction with CR0.TS or CR0.EM set.
+    FpuUnavailable = 7,
+    /// The unit has run its one instruction (single step).
+    Stepped = 8,
+    /// A jump out of a unit that runs a single instruction; R8 holds the target EIP.
+    SteppedTo = 9,
+}
+
+impl Reason {
+    pub(crate) fn from_raw(raw: u32) -> Option<Reason> {
+        const ALL: [Reason; 10] = [
+            Reason::Callout,
+            Reason::Link,
+            Reason::Miss,
+            Reason::Dead,
+            Reason::Fault,
+            Reason::Prepare,
+            Reason::Commit,
+            Reason::FpuUnavailable,
+            Reason::Stepped,
+            Reason::SteppedTo,
+        ];
+        ALL.get(raw as usize).copied()
+    }
+}
+
+/// The state block that translated code works on. R15 points at it.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub(crate) struct Context {
+    /// The architectural state. While translated code runs the general registers, the live flags
+    /// and IF are elsewhere: see [`Context::flags`] and [`Context::interrupt_flag`].
+    pub(crate) cpu: CpuState,
+    /// Host RFLAGS with the guest's live flags, at entry and exit.
+    pub(crate) flags: u64,
+    /// R8 to R11 at exit; loaded at entry.
+    pub(crate) scratch: [u64; 4],
+    /// R12 at entry and exit.
+    pub(crate) stack: u64,
+    /// R14 and GS base: host address of guest-linear 0.
+    pub(crate) window: u64,
+    /// GS base as it was last set, to save the write.
+    pub(crate) gs_base: u64,
+    /// RSP of the Rust side.
+    pub(crate) host_rsp: u64,
+    /// Where to enter.
+    pub(crate) target: u64,
+    /// Host address where translated code was left.
+    pub(crate) site: u64,
+    /// A [`Reason`].
+    pub(crate) reason: u32,
+    /// The flags that are not live: EFLAGS without STATUS, DF and IF.
+    pub(crate) eflags_rest: u32,
+    /// IF, 0 or 1.
+    pub(crate) interrupt_flag: u8,
+    /// Guest FPU state is (or, in Rust, was at exit) in the host's registers.
+    pub(crate) fpu_loaded: u8,
+    /// Dereferenced at loop edges: faults when the vCPU is to leave.
+    pub(crate) poll: AtomicU64,
+    /// Dereferenced after STI: faults when an interrupt is pending.
+    pub(crate) sti_poll: u64,
+    /// Entry 0 of the current jump table (`u32` for each EIP).
+    pub(crate) jump_table: AtomicU64,
+    /// Window base + segment base; a non-canonical address where the segment cannot be used with
+    /// every 32-bit offset.
+    pub(crate) segment_base: [u64; 6],
+    /// Called before the first FPU instruction of a unit: one of three stubs.
+    pub(crate) fpu_ensure: u64,
+    /// For each 16 MiB of guest-linear space the window that a supervisor access uses.
+    pub(crate) regions: [u64; 256],
+    /// Address of the last byte before pages that fault: base of limit checks.
+    pub(crate) limit_check: u64,
+    /// Fault address (CR2) of the host fault.
+    pub(crate) fault_address: u64,
+    /// Error code of the host fault.
+    pub(crate) fault_error: u64,
+    /// Vector of the host fault.
+    pub(crate) fault_vector: u64,
+}

@@ -1,0 +1,298 @@
+//! What translated code leaves for, except faults and memory accesses.
+
+use super::context::Reason;
+use super::engine::{Engine, Step};
+use crate::codegen::{CalloutKind, SiteKind};
+use crate::state::{CpuState, cr0, seg};
+use crate::system::{Exception, Flow, debug, vector};
+use crate::{Exit, Platform};
+use iced_x86::{Instruction, OpKind};
+use shadow_mmu::Mmu;
+
+/// Bytes of a CALL rel32.
+const CALL_BYTES: u64 = 5;
+
+impl Engine {
+    /// Handles the exit that the context describes.
+    pub(super) fn handle_exit(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        let context = self.cache.context();
+        let (site, target) = (context.site, context.scratch[0] as u32);
+        match Reason::from_raw(context.reason) {
+            Some(Reason::Miss) => {
+                self.stats.misses += 1;
+                self.set_eip(target);
+                Step::Boundary
+            }
+            Some(Reason::Callout) => self.callout(site, mmu, platform),
+            Some(Reason::Link) => self.link(site),
+            Some(Reason::Dead) => self.dead(site),
+            Some(Reason::Fault) => self.fault(mmu, platform),
+            Some(Reason::Prepare) => self.prepare(site, mmu, platform),
+            Some(Reason::Commit) => self.commit(site, mmu, platform),
+            Some(Reason::FpuUnavailable) => self.fpu_unavailable(site, mmu, platform),
+            Some(Reason::Stepped) => {
+                let next = self
+                    .stepping
+                    .and_then(|index| self.units.get(index))
+                    .and_then(|unit| unit.instructions.first())
+                    .map(|first| first.guest.next_ip32());
+                match next {
+                    Some(eip) => {
+                        self.set_eip(eip);
+                        self.step_done(mmu, platform, true)
+                    }
+                    None => internal("a step ended in no unit"),
+                }
+            }
+            Some(Reason::SteppedTo) => {
+                self.set_eip(target);
+                self.step_done(mmu, platform, true)
+            }
+            None => internal("an exit without a reason"),
+        }
+    }
+
+    /// An instruction that ran alone is complete: the single-step trap is due if TF was set.
+    fn step_done(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform, traps: bool) -> Step {
+        self.single_steps += 1;
+        self.drain_events(mmu);
+        if traps && self.mode.traps() {
+            return self.raise(mmu, platform, debug::single_step_trap());
+        }
+        Step::Boundary
+    }
+
+    pub(super) fn set_eip(&mut self, eip: u32) {
+        self.cache.context_mut().cpu.eip = eip;
+    }
+
+    /// Unit and instruction that the call returning to `site` belongs to.
+    pub(super) fn site(&self, site: u64) -> Option<(u32, SiteKind, Instruction)> {
+        let index = self.units.at_host(site.wrapping_sub(1))?;
+        let unit = self.units.get(index)?;
+        let found = unit.site_at(site)?;
+        let guest = unit.instructions.get(found.instruction as usize)?.guest;
+        Some((index, found.kind, guest))
+    }
+
+    fn callout(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        let Some((index, SiteKind::Callout(kind), insn)) = self.site(site) else {
+            return internal("a callout from nowhere");
+        };
+        self.stats.callouts.count(kind);
+        self.set_eip(insn.ip32());
+        let result = match kind {
+            CalloutKind::Undefined => {
+                if self.strict
+                    && let Some(unit) = self.units.get(index)
+                    && let Some(what) = &unit.untranslated
+                {
+                    let what = format!("{insn} at CS:{:#x}: {what}", insn.ip32());
+                    return Step::Leave(Exit::Untranslated { bytes: self.bytes_at(mmu, &insn), what });
+                }
+                Err(Exception::invalid_opcode())
+            }
+            CalloutKind::CodeLimit => self.limited_transfer(&insn, mmu, platform),
+            CalloutKind::String => self.string_instruction(&insn, mmu, platform),
+            _ => self.system(mmu, platform).execute(&insn),
+        };
+        let single = self.mode.is_single();
+        match result {
+            Ok(Flow::Next) => {
+                self.drain_events(mmu);
+                if kind_may_change_mode(kind) {
+                    self.changed = true;
+                }
+                if single {
+                    return self.step_done(mmu, platform, true);
+                }
+                if self.may_resume(index, kind, platform) { Step::Resume(site) } else { Step::Boundary }
+            }
+            Ok(Flow::Halt) => {
+                self.single_steps += 1;
+                Step::Leave(Exit::Halted)
+            }
+            Ok(Flow::Jumped) => {
+                self.changed = true;
+                if single { self.step_done(mmu, platform, true) } else { Step::Boundary }
+            }
+            Ok(Flow::Interrupted | Flow::Switched) => {
+                self.changed = true;
+                self.single_steps += 1;
+                Step::Boundary
+            }
+            Ok(Flow::Trap(trap)) => {
+                self.single_steps += 1;
+                self.raise(mmu, platform, trap)
+            }
+            Ok(Flow::StepBack) => {
+                if single { self.step_done(mmu, platform, true) } else { Step::Boundary }
+            }
+            Err(exception) => {
+                self.single_steps += 1;
+                self.raise(mmu, platform, exception)
+            }
+        }
+    }
+
+    /// The unit can go on behind a callout: it is still valid, and nobody waits for the boundary.
+    fn may_resume(&self, index: u32, kind: CalloutKind, platform: &mut dyn Platform) -> bool {
+        let cpu = self.state();
+        !kind_may_change_mode(kind)
+            && self.units.get(index).is_some_and(|unit| !unit.dead)
+            && !self.kick.is_kicked()
+            && !platform.attention()
+            && !(cpu.interrupt_flag() && platform.interrupt_pending())
+    }
+
+    /// Bytes of an instruction, as far as they can be read.
+    fn bytes_at(&self, mmu: &Mmu, insn: &Instruction) -> Vec<u8> {
+        let base = self.state().seg[seg::CS].base;
+        (0..insn.len().max(1) as u32)
+            .map_while(|i| {
+                let linear = base.wrapping_add(insn.ip32()).wrapping_add(i);
+                let resolved = mmu.probe(linear, shadow_mmu::Access::execute(self.privilege())).ok()?;
+                let mut byte = [0];
+                mmu.read_phys(resolved.gpa, &mut byte).ok()?;
+                Some(byte[0])
+            })
+            .collect()
+    }
+
+    /// A transfer or a fetch that the limit of CS forbids, or that must be compared with it.
+    fn limited_transfer(
+        &mut self,
+        insn: &Instruction,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Result<Flow, Exception> {
+        let limit = self.state().seg[seg::CS].limit;
+        let last = insn.ip32().wrapping_add(insn.len() as u32 - 1);
+        if last > limit {
+            return Err(Exception::general_protection());
+        }
+        let near_return = insn.mnemonic() == iced_x86::Mnemonic::Ret;
+        let indirect = insn.is_jmp_near_indirect() || insn.is_call_near_indirect();
+        if !near_return && !indirect {
+            return Err(Exception::general_protection());
+        }
+        let mut system = self.system(mmu, platform);
+        let privilege = system.privilege();
+        let big_stack = system.cpu.seg[seg::SS].is_big();
+        let esp = system.cpu.gpr[crate::state::reg::ESP];
+        let wrap = |value: u32| if big_stack { value } else { value & 0xFFFF };
+        let set_stack = |cpu: &mut CpuState, value: u32| {
+            let old = cpu.gpr[crate::state::reg::ESP];
+            cpu.gpr[crate::state::reg::ESP] =
+                if big_stack { value } else { (old & 0xFFFF_0000) | (value & 0xFFFF) };
+        };
+        let size = match insn.op0_kind() {
+            _ if near_return => {
+                if matches!(insn.code(), iced_x86::Code::Retnw | iced_x86::Code::Retnw_imm16) { 2 } else { 4 }
+            }
+            OpKind::Register => insn.op0_register().size(),
+            _ => insn.memory_size().size(),
+        };
+        let mut bytes = [0u8; 4];
+        if near_return {
+            let linear = system.segment_access(seg::SS, wrap(esp), size as u32, false)?;
+            system.read_linear(linear, &mut bytes[..size], privilege)?;
+        } else if insn.op0_kind() == OpKind::Register {
+            let value = system.cpu.gpr[insn.op0_register().number()];
+            bytes = if size == 2 { value & 0xFFFF } else { value }.to_le_bytes();
+        } else {
+            let (segment, offset) = system.effective_address(insn, 0);
+            let linear = system.segment_access(segment, offset, size as u32, false)?;
+            system.read_linear(linear, &mut bytes[..size], privilege)?;
+        }
+        let target = u32::from_le_bytes(bytes);
+        if target > limit {
+            return Err(Exception::general_protection());
+        }
+        if near_return {
+            let extra = if insn.op_count() > 0 { u32::from(insn.immediate16()) } else { 0 };
+            set_stack(system.cpu, esp.wrapping_add(size as u32).wrapping_add(extra));
+        } else if insn.is_call_near_indirect() {
+            let new = wrap(esp.wrapping_sub(size as u32));
+            let linear = system.segment_access(seg::SS, new, size as u32, true)?;
+            let next = insn.next_ip32().to_le_bytes();
+            system.write_linear(linear, &next[..size], privilege)?;
+            set_stack(system.cpu, esp.wrapping_sub(size as u32));
+        }
+        system.cpu.eip = target;
+        Ok(Flow::Jumped)
+    }
+
+    /// Links a jump inside a page to its target unit, if that is there; else goes to make it.
+    fn link(&mut self, site: u64) -> Step {
+        let Some((index, SiteKind::Link { target, patch }, _)) = self.site(site) else {
+            return internal("a link from nowhere");
+        };
+        self.set_eip(target);
+        let Some(unit) = self.units.get(index) else { return Step::Boundary };
+        // Same page, same mode: the key of the target follows from that of the source.
+        let mut key = unit.key;
+        key.gpa = key.gpa.wrapping_add(target.wrapping_sub(key.eip));
+        key.eip = target;
+        let at = unit.host + u64::from(patch);
+        if !unit.dead
+            && let Some(found) = self.units.find(&key).and_then(|found| self.units.get(found))
+            && found.second_page.is_none()
+        {
+            let host = found.host;
+            self.cache.patch_rel32(at, host);
+            self.stats.links += 1;
+        }
+        Step::Boundary
+    }
+
+    /// A unit that is no longer valid was entered, or the rest of one was reached.
+    fn dead(&mut self, site: u64) -> Step {
+        let call = site.wrapping_sub(CALL_BYTES);
+        let Some(unit) = self.units.at_host(call).and_then(|index| self.units.get(index)) else {
+            return internal("a dead unit nowhere");
+        };
+        if call == unit.host {
+            let (eip, key) = (unit.key.eip, unit.key);
+            if unit.second_page.is_none() {
+                self.forward = Some((call, key));
+            }
+            self.set_eip(eip);
+            return Step::Boundary;
+        }
+        match unit.instruction_at(call) {
+            Some(map) => {
+                let eip = map.guest.ip32();
+                self.set_eip(eip);
+                Step::Boundary
+            }
+            None => internal("a dead unit without instructions"),
+        }
+    }
+
+    fn fpu_unavailable(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        let Some((_, _, insn)) = self.site(site) else {
+            return internal("an FPU check from nowhere");
+        };
+        self.set_eip(insn.ip32());
+        self.single_steps += 1;
+        let em = self.state().cr0 & cr0::EM != 0;
+        let x87 = insn.cpuid_features().iter().all(|f| {
+            use iced_x86::CpuidFeature as F;
+            matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::CMOV)
+        });
+        // CR0.EM makes MMX and SSE undefined, and x87 unavailable (SDM vol. 3A, table 2-2).
+        let number = if em && !x87 { vector::UD } else { vector::NM };
+        self.raise(mmu, platform, Exception::fault(number))
+    }
+}
+
+/// After these the mode has to be looked at again.
+fn kind_may_change_mode(kind: CalloutKind) -> bool {
+    use CalloutKind as K;
+    !matches!(kind, K::PortIo | K::String | K::SelectorCheck | K::Bound | K::Decimal | K::EnterNested)
+}
+
+pub(super) fn internal(what: &str) -> Step {
+    Step::Leave(Exit::Internal(what.to_owned()))
+}

@@ -1,0 +1,177 @@
+//! Host faults in translated code: hidden, true, and those that teach a better translation.
+
+use super::engine::{Engine, Step};
+use super::exits::internal;
+use crate::codegen::AccessHint;
+use crate::system::{Exception, vector};
+use crate::{Exit, Platform};
+use iced_x86::Instruction;
+use shadow_mmu::{Access, FaultOutcome, Mmu, Privilege};
+
+/// Trapped accesses of one instruction after which it is translated as a call to Rust.
+const TRAPPED_BEFORE_CALLOUT: u32 = 3;
+/// Write bit of the host's page-fault error code.
+const ERROR_WRITE: u64 = 2;
+const FOUR_GIB: u64 = 1 << 32;
+
+/// Where in translated code the fault happened.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    unit: u32,
+    /// Host address at which the guest instruction begins.
+    start: u64,
+    insn: Instruction,
+    /// Guest-physical address of the instruction.
+    gpa: u32,
+}
+
+impl Engine {
+    pub(super) fn fault(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        self.stats.host_faults += 1;
+        let context = self.cache.context();
+        let (site, address) = (context.site, context.fault_address);
+        let (error, number) = (context.fault_error, context.fault_vector);
+        let Some(at) = self.fault_site(site) else {
+            return internal(&format!("host fault {number} at {address:#x} outside of any unit ({site:#x})"));
+        };
+        self.set_eip(at.insn.ip32());
+        match number as u8 {
+            vector::PF => self.page_fault(at, address, error & ERROR_WRITE != 0, mmu, platform),
+            vector::GP | vector::SS => self.protection_fault(at, mmu, platform),
+            exception @ (vector::DE | vector::UD | vector::MF | vector::XM | vector::AC) => {
+                self.single_steps += 1;
+                let fault = match exception {
+                    vector::AC => Exception::fault_with_code(vector::AC, 0),
+                    other => Exception::fault(other),
+                };
+                self.raise(mmu, platform, fault)
+            }
+            other => internal(&format!("host exception {other} in translated code, at EIP {:#x}", at.insn.ip32())),
+        }
+    }
+
+    fn fault_site(&self, site: u64) -> Option<At> {
+        let unit_index = self.units.at_host(site)?;
+        let unit = self.units.get(unit_index)?;
+        let map = unit.instruction_at(site)?;
+        Some(At {
+            unit: unit_index,
+            start: unit.host + u64::from(map.host),
+            insn: map.guest,
+            gpa: unit.key.gpa.wrapping_add(map.guest.ip32().wrapping_sub(unit.key.eip)),
+        })
+    }
+
+    fn page_fault(
+        &mut self,
+        at: At,
+        address: u64,
+        write: bool,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Step {
+        if self.cache.poll_range().contains(&address) {
+            return Step::Boundary;
+        }
+        if self.cache.limit_range().contains(&address) {
+            return self.replay(at);
+        }
+        let privilege = self.privilege();
+        let access = if write { Access::write(privilege) } else { Access::read(privilege) };
+        let Some(base) = self.view.map(|view| view.base) else {
+            return internal("a fault without a window");
+        };
+        let offset = address.wrapping_sub(base);
+        if offset < FOUR_GIB {
+            let outcome = mmu.handle_fault(offset as u32, access);
+            return self.resolve(at, outcome, mmu, platform);
+        }
+        if privilege == Privilege::Supervisor {
+            let user = mmu.view(Privilege::User).base;
+            let offset = address.wrapping_sub(user);
+            if user != base && offset < FOUR_GIB {
+                // An access through the user window: the page is there afterwards if it is a user page.
+                return match mmu.handle_fault(offset as u32, access) {
+                    FaultOutcome::UserPage => self.hidden(at),
+                    FaultOutcome::Filled => self.replay(at),
+                    outcome => self.resolve(at, outcome, mmu, platform),
+                };
+            }
+        }
+        // A guard region: the address wraps around at 4 GiB.
+        if self.units.hint(at.gpa) == AccessHint::None && !self.mode.is_slow() {
+            self.learn(at, AccessHint::Wrapped)
+        } else {
+            self.replay(at)
+        }
+    }
+
+    fn resolve(&mut self, at: At, outcome: FaultOutcome, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        match outcome {
+            FaultOutcome::Filled => self.hidden(at),
+            FaultOutcome::UserPage => self.learn(at, AccessHint::UserWindow),
+            FaultOutcome::Trapped(_) => {
+                self.stats.trapped_accesses += 1;
+                if self.units.count_trapped(at.gpa) > TRAPPED_BEFORE_CALLOUT
+                    && self.units.hint(at.gpa) != AccessHint::Callout
+                    && !at.insn.is_string_instruction()
+                {
+                    self.learn(at, AccessHint::Callout)
+                } else {
+                    self.replay(at)
+                }
+            }
+            FaultOutcome::PageFault(fault) => {
+                self.single_steps += 1;
+                self.raise(mmu, platform, fault.into())
+            }
+        }
+    }
+
+    /// The window has been filled: the instruction starts again.
+    fn hidden(&mut self, at: At) -> Step {
+        self.stats.hidden_faults += 1;
+        if self.units.get(at.unit).is_some_and(|unit| unit.dead) {
+            return Step::Boundary;
+        }
+        Step::Resume(at.start)
+    }
+
+    /// Translates the instruction anew in another form.
+    fn learn(&mut self, at: At, hint: AccessHint) -> Step {
+        if !self.units.set_hint(at.gpa, hint) || self.mode.is_slow() {
+            // Translated so already, and it did not help.
+            return self.replay(at);
+        }
+        self.stats.hints += 1;
+        self.discard(at.unit);
+        Step::Boundary
+    }
+
+    /// Runs the instruction alone, with all accesses carried out by Rust, which finds out.
+    fn replay(&mut self, at: At) -> Step {
+        if self.mode.is_slow() {
+            return Step::Leave(Exit::Internal(format!(
+                "an instruction without accesses of its own faults at EIP {:#x}: {}",
+                at.insn.ip32(),
+                at.insn
+            )));
+        }
+        self.slow_next = true;
+        Step::Boundary
+    }
+
+    /// #GP of the host: a segment base that cannot be used, a misaligned SSE operand, or regions
+    /// that are out of date.
+    fn protection_fault(&mut self, at: At, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        if self.mode.is_slow() {
+            self.single_steps += 1;
+            return self.raise(mmu, platform, Exception::general_protection());
+        }
+        if self.units.hint(at.gpa) == AccessHint::UserWindow && !self.regions_usable() {
+            self.refresh_regions(mmu);
+            return self.hidden(at);
+        }
+        self.replay(at)
+    }
+}

@@ -1,0 +1,20 @@
+//! The runtime: where units live, how they are entered and left, found and invalidated.
+
+mod cache;
+pub(crate) mod context;
+mod engine;
+mod exits;
+mod faults;
+mod jump_table;
+mod kick;
+mod listing;
+mod prepare;
+mod signal;
+mod stats;
+mod string;
+mod switch;
+mod units;
+
+pub(crate) use engine::Engine;
+pub use kick::Kicker;
+pub use stats::Stats;

@@ -1,0 +1,139 @@
+//! Memory accesses that Rust carries out for translated code.
+//!
+//! Translated code hands over an offset in a segment and receives a host address: that of the
+//! memory itself, or of a bounce buffer for a device, a traced page, or an operand that crosses
+//! pages. The instruction runs on it as it stands, so any instruction works on any memory. When it
+//! wrote, `commit` brings the buffer to where it belongs.
+
+use super::engine::{Engine, Step};
+use super::exits::internal;
+use crate::Platform;
+use crate::codegen::{Access as SiteAccess, SiteKind};
+use crate::system::Exception;
+use shadow_mmu::{Access, AccessPlan, Mmu};
+
+/// Largest memory operand: FXSAVE.
+const MAX_OPERAND: usize = 512;
+
+/// The bounce buffer and what it stands for.
+#[derive(Debug)]
+pub(super) struct Bounce {
+    buffer: Box<Buffer>,
+    pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Buffer([u8; MAX_OPERAND]);
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    linear: u32,
+    size: usize,
+}
+
+impl Default for Bounce {
+    fn default() -> Self {
+        Bounce { buffer: Box::new(Buffer([0; MAX_OPERAND])), pending: None }
+    }
+}
+
+impl Engine {
+    /// Answers a `Prepare`: R8 becomes the host address of the operand.
+    pub(super) fn prepare(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        let Some((_, SiteKind::Prepare(access), insn)) = self.site(site) else {
+            return internal("an access from nowhere");
+        };
+        self.stats.prepared_accesses += 1;
+        match self.host_address(access, mmu, platform) {
+            Ok(address) => {
+                self.cache.context_mut().scratch[0] = address;
+                Step::Resume(site)
+            }
+            Err(exception) => {
+                self.set_eip(insn.ip32());
+                self.single_steps += 1;
+                self.raise(mmu, platform, exception)
+            }
+        }
+    }
+
+    fn host_address(
+        &mut self,
+        access: SiteAccess,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Result<u64, Exception> {
+        let scratch = &mut self.cache.context_mut().scratch;
+        let mut offset = scratch[0] as u32;
+        if access.bit_offset {
+            // The part of the bit offset beyond the operand moves the address (SDM vol. 2A, BT).
+            let bits = access.size * 8;
+            let bit = scratch[3] as u32 as i32;
+            offset = offset.wrapping_add(((bit >> bits.trailing_zeros()) * access.size as i32) as u32);
+            scratch[3] = u64::from(bit as u32 & (bits - 1));
+        }
+        let size = access.size.clamp(1, MAX_OPERAND as u32);
+        let system = self.system(mmu, platform);
+        let linear = system.segment_access(access.segment, offset, size, access.write)?;
+        let privilege = system.privilege();
+        let kind = if access.write { Access::write(privilege) } else { Access::read(privilege) };
+        self.bounce.pending = None;
+        if let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
+            return Ok(address as u64);
+        }
+        // The buffer leaves the engine while the system borrows it.
+        let mut bounce = std::mem::take(&mut self.bounce);
+        let mut system = self.system(mmu, platform);
+        let mut result = Ok(());
+        if access.write {
+            result = system.check_write(linear, size as usize, privilege);
+        }
+        if access.read && result.is_ok() {
+            let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
+            result = system.read_linear(linear, part, privilege);
+        }
+        bounce.pending = access.write.then_some(Pending { linear, size: size as usize });
+        let address = bounce.buffer.0.as_ptr() as u64;
+        self.bounce = bounce;
+        result.map(|()| address)
+    }
+
+    /// The instruction has written to the operand prepared last.
+    pub(super) fn commit(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+        let Some(Pending { linear, size }) = self.bounce.pending.take() else {
+            return Step::Resume(site);
+        };
+        let bounce = std::mem::take(&mut self.bounce);
+        let mut system = self.system(mmu, platform);
+        let privilege = system.privilege();
+        let data = bounce.buffer.0.get(..size).unwrap_or_default();
+        let result = system.write_linear(linear, data, privilege);
+        self.bounce = bounce;
+        if let Err(exception) = result {
+            // `prepare` has checked the write; only another write in between can change that.
+            let Some((_, _, insn)) = self.site(site) else {
+                return internal("a write from nowhere");
+            };
+            self.set_eip(insn.ip32());
+            return self.raise(mmu, platform, exception);
+        }
+        self.drain_events(mmu);
+        let Some((index, _, _)) = self.site(site) else {
+            return internal("a write from nowhere");
+        };
+        if let Some(unit) = self.units.get(index)
+            && unit.dead
+            && !self.mode.is_single()
+        {
+            // The instruction changed its own unit: it is completed, then the unit is left.
+            let offset = (site - unit.host) as u32;
+            let next = unit.instructions.partition_point(|map| map.host <= offset - 1);
+            if let Some(next) = unit.instructions.get(next) {
+                let at = unit.host + u64::from(next.host);
+                self.plant_dead_call(at);
+            }
+        }
+        Step::Resume(site)
+    }
+}

@@ -1,0 +1,80 @@
+//! Counters of a translator.
+
+use crate::codegen::CalloutKind;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What the translator has done. All counts are since the vCPU was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Units translated.
+    pub units: u64,
+    /// Guest instructions translated (each time they are).
+    pub instructions_translated: u64,
+    /// Bytes of guest code translated.
+    pub guest_bytes: u64,
+    /// Bytes of host code emitted.
+    pub host_bytes: u64,
+    /// Units entered from Rust at CPL 0 to 2, and in real mode.
+    pub entries_supervisor: u64,
+    /// Units entered from Rust at CPL 3.
+    pub entries_user: u64,
+    /// Of these, single instructions run on behalf of direct execution.
+    pub replays_user: u64,
+    /// Jumps linked.
+    pub links: u64,
+    /// Jumps that met an empty entry of a jump table.
+    pub misses: u64,
+    /// Units invalidated.
+    pub invalidations: u64,
+    /// Times that the whole cache was emptied because it was full.
+    pub flushes: u64,
+    /// Host faults that left translated code.
+    pub host_faults: u64,
+    /// Of these, hidden faults: a window was filled.
+    pub hidden_faults: u64,
+    /// Page faults delivered to the guest.
+    pub true_faults: u64,
+    /// Other exceptions delivered to the guest.
+    pub exceptions: u64,
+    /// External interrupts delivered.
+    pub interrupts: u64,
+    /// Accesses carried out on a trapped page (device, traced page, ROM).
+    pub trapped_accesses: u64,
+    /// Memory accesses carried out in Rust.
+    pub prepared_accesses: u64,
+    /// Instructions run alone with all accesses carried out in Rust.
+    pub slow_instructions: u64,
+    /// Instructions translated again in another form after they had faulted.
+    pub hints: u64,
+    /// Instructions carried out in Rust, by kind.
+    pub callouts: Callouts,
+}
+
+/// Counts by [`CalloutKind`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Callouts([u64; CalloutKind::ALL.len()]);
+
+impl Callouts {
+    pub(crate) fn count(&mut self, kind: CalloutKind) {
+        if let Some(counter) = self.0.get_mut(kind as usize) {
+            *counter += 1;
+        }
+    }
+
+    /// Each kind with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (CalloutKind, u64)> {
+        CalloutKind::ALL.into_iter().zip(self.0)
+    }
+
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl Serialize for Callouts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(kind, count)| (kind.name(), count)).collect::<BTreeMap<_, _>>())
+    }
+}
