@@ -2,6 +2,7 @@
 
 pub mod bzimage;
 pub mod console;
+pub mod differential;
 pub mod generate;
 pub mod guests;
 pub mod hwvirt;

@@ -79,14 +79,14 @@ fn choose_segment(rng: &mut Rng, instruction: &mut Instruction, default: Registe
 }
 
 /// An operand that was placed: its segment register and its offset there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Placed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
     /// The segment register.
-    pub(super) segment: Register,
+    pub segment: Register,
     /// Offset of the first byte.
-    pub(super) offset: u32,
+    pub offset: u32,
     /// Its linear address.
-    pub(super) linear: u32,
+    pub linear: u32,
 }
 
 /// Makes the memory operand of a ModR/M byte (or a memory offset): sets the fields of the instruction

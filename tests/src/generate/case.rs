@@ -47,8 +47,8 @@ pub struct Case {
     pub start: MachineState,
     /// Linear address of the instruction.
     pub linear: u32,
-    /// Linear address of the memory operand, if there is one.
-    pub operand: Option<u32>,
+    /// The memory operands.
+    pub operands: Vec<Placed>,
     /// Contents of memory that matter; the rest is the template of the seed.
     pub patches: Vec<Patch>,
 }
@@ -110,7 +110,7 @@ fn attempt(rng: &mut Rng, form: &Form, number: u32) -> Option<Case> {
         bytes,
         linear: environment.code_base() + state.eip,
         start: state,
-        operand: placed.first().map(|place| place.linear),
+        operands: placed,
         patches,
     })
 }

@@ -13,6 +13,7 @@ mod fpu;
 mod operand;
 mod rng;
 
+pub use address::Placed;
 pub use case::{Case, Patch, generate};
 pub use exclusions::{Exclusion, exclusion};
 pub use form::{Address, Form, PENTIUM_III, Prefix, Processor, forms};

@@ -1,0 +1,17 @@
+//! The comparison of translated code with the host processor, one instruction at a time.
+//!
+//! The same case runs natively ([`crate::native`]) and in a guest of the translator
+//! ([`TranslatedRunner`]) whose page tables, descriptors and memory are those of the same stage.
+//! [`compare`](fn@compare) says what differs and may not.
+
+mod compare;
+mod report;
+mod settings;
+mod translated;
+mod undefined;
+
+pub use compare::{Difference, compare};
+pub use report::Failure;
+pub use settings::Settings;
+pub use translated::{TranslatedError, TranslatedRunner};
+pub use undefined::{Unpredictable, unpredictable};
