@@ -1,0 +1,369 @@
+//! The direct engine: guest code on the KVM vCPU, over the shadow tables of the machine's MMU.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use decision::{EngineCosts, ExitKind, HostSupport};
+use shadow_mmu::{Access, AccessKind, FaultCode, FaultOutcome, Mmu, Privilege, TableEdit};
+use translator::state::{FxState, Rights, Segment, TableRegister, cr0, eflags, seg};
+use translator::{CpuState, Exit, Platform};
+
+use super::Abilities;
+use super::descriptors::{Kind, ShadowTable, read_linear};
+use super::instruction;
+use super::kvm::SetupError;
+use super::layout::LDT_SELECTOR;
+use super::world::{Context, FpuUse, Leave, World, WorldError};
+use crate::engine::{DirectEngine, DirectExit, DirectStatistics, Kick};
+
+/// The flags that the guest's code has on the processor as they are. TF, RF and VM are clear in
+/// every state that is legal (RF only matters with breakpoints); VIF and VIP mean nothing without
+/// CR4.PVI.
+const CARRIED_FLAGS: u32 =
+    eflags::STATUS | eflags::DF | eflags::IF | eflags::IOPL | eflags::NT | eflags::AC | eflags::ID;
+
+/// TI in a selector: the LDT.
+const TABLE_INDICATOR: u16 = 1 << 2;
+const RPL: u16 = 3;
+
+/// Registers of [`Context::data`] in [`CpuState::seg`].
+const DATA_SEGMENTS: [usize; 4] = [seg::DS, seg::ES, seg::FS, seg::GS];
+
+/// Runs after one that used the FPU in which the FPU is loaded on entry.
+const EAGER_RUNS: u32 = 16;
+
+/// Times that one instruction may fault at one address with one error code, the MMU saying each
+/// time that the page is there now, before the translator gets it.
+const MOST_EQUAL_FAULTS: u32 = 4;
+
+/// The direct engine.
+#[derive(Debug)]
+pub struct DirectExecution {
+    world: World,
+    abilities: Abilities,
+    costs: EngineCosts,
+    gdt: ShadowTable,
+    ldt: ShadowTable,
+    /// The guest has its memory.
+    attached: bool,
+    /// See [`EAGER_RUNS`].
+    eager_runs: u32,
+    hidden_faults: u64,
+    /// Spare room.
+    edits: Vec<TableEdit>,
+}
+
+/// A hidden page fault, to notice when it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fault {
+    eip: u32,
+    address: u64,
+    error: u32,
+}
+
+/// What a world error or a set-up error is to the run loop.
+fn internal(error: &dyn std::fmt::Display) -> DirectExit {
+    DirectExit {
+        exit: Exit::Internal(format!("direct execution: {error}")),
+        kind: ExitKind::Internal,
+    }
+}
+
+const fn replay(kind: ExitKind) -> DirectExit {
+    DirectExit {
+        exit: Exit::Replay,
+        kind,
+    }
+}
+
+impl DirectExecution {
+    /// A direct engine for a host with these abilities and costs. The guest's memory is connected at the first run; the MMU must keep a mirror of its table edits with the
+    /// pool at [`TABLE_POOL_BASE`](super::TABLE_POOL_BASE).
+    pub(super) fn new(abilities: Abilities, costs: EngineCosts) -> Result<Self, SetupError> {
+        Ok(Self {
+            world: World::new()?,
+            abilities,
+            costs,
+            gdt: ShadowTable::new(Kind::Gdt),
+            ldt: ShadowTable::new(Kind::Ldt),
+            attached: false,
+            eager_runs: 0,
+            hidden_faults: 0,
+            edits: Vec::new(),
+        })
+    }
+
+    fn attach(&mut self, mmu: &Mmu) -> Result<(), SetupError> {
+        if !self.attached {
+            // The file may be longer than RAM: ROM lies behind it.
+            let size = nix::sys::stat::fstat(mmu.ram_file().as_fd())?.st_size;
+            self.world.attach(mmu.ram_file(), size.unsigned_abs())?;
+            self.attached = true;
+        }
+        Ok(())
+    }
+
+    /// Tells the world everything it needs to run `state`.
+    fn load(&mut self, state: &CpuState, mmu: &Mmu) -> Context {
+        let context = context_of(state);
+        let TableRegister { base, limit } = state.gdtr;
+        let memory = self.world.monitor_memory();
+        let size = usize::from(limit) + 1;
+        self.gdt.update(memory, mmu, (base, size), self.abilities);
+        let ldt = usable_ldt(&state.ldtr);
+        let size = ldt.map_or(0, |(_, size)| size);
+        let base = ldt.map_or(0, |(base, _)| base);
+        self.ldt.update(memory, mmu, (base, size), self.abilities);
+        let ldtr = if ldt.is_some() { LDT_SELECTOR } else { 0 };
+        self.world.load(&context, ldtr);
+
+        let tsc_offset = state.msrs.tsc_offset;
+        let tsc_traps = !self.world.set_tsc_offset(tsc_offset);
+        let trap = if tsc_traps {
+            translator::state::cr4::TSD
+        } else {
+            0
+        };
+        self.world.set_guest_control(state.cr0, state.cr4 | trap);
+        let fpu_use = self.fpu_use(state);
+        self.world.load_fpu(&loadable(&state.fpu).0, fpu_use);
+        context
+    }
+
+    fn fpu_use(&mut self, state: &CpuState) -> FpuUse {
+        if state.cr0 & (cr0::TS | cr0::EM) != 0 {
+            return FpuUse::Forbidden;
+        }
+        if self.eager_runs == 0 {
+            return FpuUse::Lazy;
+        }
+        self.eager_runs -= 1;
+        FpuUse::Eager
+    }
+
+    /// Hands the table edits of the MMU to the monitor and selects the current space.
+    fn follow_tables(&mut self, mmu: &mut Mmu) -> Result<(), WorldError> {
+        let root = mmu.shadow_root(Privilege::User).address;
+        mmu.take_edits(&mut self.edits);
+        for edit in self.edits.drain(..) {
+            self.world.edit(edit.address, edit.value)?;
+        }
+        let top = mmu.read_table(root).ok_or(WorldError::Edit(root))?;
+        self.world.set_space(top[0])
+    }
+
+    /// Runs until something needs the run loop.
+    fn run_loaded(
+        &mut self,
+        context: &mut Context,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Result<DirectExit, WorldError> {
+        let leave = |exit, kind| Ok(DirectExit { exit, kind });
+        let mut last_fault = None;
+        let mut equal_faults = 0;
+        loop {
+            if self.world.kicker().take() {
+                return leave(Exit::Kicked, ExitKind::Kick);
+            }
+            if platform.attention() {
+                return leave(Exit::Attention, ExitKind::Kick);
+            }
+            if platform.interrupt_pending() {
+                return leave(Exit::InterruptReady, ExitKind::Interrupt);
+            }
+            self.follow_tables(mmu)?;
+            match self.world.run(context)? {
+                Leave::Kicked => return leave(Exit::Kicked, ExitKind::Kick),
+                Leave::Refused { vector, error } => {
+                    tracing::debug!(target: "ringshift::direct", vector, error, ?context, "refused");
+                    return Ok(replay(ExitKind::StateChanged));
+                }
+                Leave::GaveUp => return Ok(replay(ExitKind::Internal)),
+                Leave::Exception {
+                    vector: 14,
+                    error,
+                    address,
+                } => {
+                    let fault = Fault {
+                        eip: context.eip,
+                        address,
+                        error,
+                    };
+                    equal_faults = if last_fault == Some(fault) {
+                        equal_faults + 1
+                    } else {
+                        0
+                    };
+                    last_fault = Some(fault);
+                    if equal_faults >= MOST_EQUAL_FAULTS {
+                        tracing::debug!(target: "ringshift::direct", ?fault, "fault stays");
+                        return Ok(replay(ExitKind::Exception));
+                    }
+                    if let Some(exit) = page_fault(mmu, fault) {
+                        return Ok(exit);
+                    }
+                    self.hidden_faults += 1;
+                }
+                Leave::Exception { vector, .. } => return Ok(self.exception(context, mmu, vector)),
+            }
+        }
+    }
+
+    /// Any exception but a page fault: the translator finds out what it means.
+    fn exception(&self, context: &mut Context, mmu: &Mmu, vector: u8) -> DirectExit {
+        let base = self.segment(context.cs).base;
+        if matches!(vector, 1 | 3 | 4) {
+            let mut before = [0; 2];
+            let at = base.wrapping_add(context.eip).wrapping_sub(2);
+            read_linear(mmu, at, &mut before);
+            let length = instruction::trap_length(vector, before);
+            context.eip = context.eip.wrapping_sub(length);
+        }
+        replay(instruction::kind(mmu, base.wrapping_add(context.eip)))
+    }
+
+    /// Puts what the guest left behind into the vCPU's state.
+    fn save(&mut self, context: &Context, state: &mut CpuState, mmu: &mut Mmu) {
+        state.gpr = context.gpr;
+        state.eip = context.eip;
+        let kept = state.eflags & (eflags::VIF | eflags::VIP);
+        // RF is what the processor pushes for a fault; the instruction has not begun.
+        let carried = context.eflags & (CARRIED_FLAGS | eflags::TF);
+        state.eflags = carried | kept | eflags::FIXED;
+        let selectors = [(seg::CS, context.cs), (seg::SS, context.ss)];
+        let data = DATA_SEGMENTS.into_iter().zip(context.data);
+        for (index, selector) in selectors.into_iter().chain(data) {
+            if state.seg[index].selector != selector {
+                state.seg[index] = self.segment(selector);
+            }
+        }
+        if let Some(area) = self.world.fpu() {
+            if self.eager_runs == 0 {
+                self.eager_runs = EAGER_RUNS;
+            }
+            state.fpu = FxState(area);
+        }
+        let memory = self.world.monitor_memory();
+        self.gdt.store_accessed(memory, mmu);
+        self.ldt.store_accessed(memory, mmu);
+    }
+
+    /// The hidden part that goes with a selector that guest code has loaded.
+    fn segment(&self, selector: u16) -> Segment {
+        if selector & !RPL == 0 {
+            return Segment {
+                selector,
+                rights: Rights::UNUSABLE,
+                ..Segment::default()
+            };
+        }
+        let table = if selector & TABLE_INDICATOR == 0 {
+            &self.gdt
+        } else {
+            &self.ldt
+        };
+        table.segment(self.world.monitor_memory(), selector)
+    }
+}
+
+impl DirectEngine for DirectExecution {
+    fn support(&self) -> HostSupport {
+        self.abilities.support
+    }
+
+    fn costs(&self) -> EngineCosts {
+        self.costs
+    }
+
+    fn run(
+        &mut self,
+        state: &mut CpuState,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> DirectExit {
+        if let Err(error) = self.attach(mmu) {
+            return internal(&error);
+        }
+        if state.iopl() != 0 && !self.abilities.iopl {
+            return replay(ExitKind::StateChanged);
+        }
+        let mut context = self.load(state, mmu);
+        match self.run_loaded(&mut context, mmu, platform) {
+            Ok(exit) => {
+                self.save(&context, state, mmu);
+                exit
+            }
+            Err(error) => internal(&error),
+        }
+    }
+
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::new(self.world.kicker().clone())
+    }
+
+    fn statistics(&self) -> DirectStatistics {
+        let counters = self.world.counters();
+        DirectStatistics {
+            entries: counters.entries,
+            hidden_faults: self.hidden_faults,
+            kvm_exits: counters.runs,
+            table_edits: counters.edits,
+        }
+    }
+}
+
+/// The fast path: a fault that the shadow table caused and that filling it resolves. `None` if so.
+fn page_fault(mmu: &mut Mmu, fault: Fault) -> Option<DirectExit> {
+    let code = FaultCode::from_bits_truncate(fault.error);
+    let kind = if code.contains(FaultCode::WRITE) {
+        AccessKind::Write
+    } else if code.contains(FaultCode::FETCH) {
+        AccessKind::Execute
+    } else {
+        AccessKind::Read
+    };
+    let access = Access {
+        kind,
+        privilege: Privilege::User,
+    };
+    let Ok(linear) = u32::try_from(fault.address) else {
+        return Some(replay(ExitKind::Exception));
+    };
+    match mmu.handle_fault(linear, access) {
+        FaultOutcome::Filled | FaultOutcome::UserPage => None,
+        FaultOutcome::Trapped(_) => Some(replay(ExitKind::DeviceMemory)),
+        FaultOutcome::PageFault(_) => Some(replay(ExitKind::Exception)),
+    }
+}
+
+fn context_of(state: &CpuState) -> Context {
+    Context {
+        gpr: state.gpr,
+        eip: state.eip,
+        eflags: state.eflags & CARRIED_FLAGS | eflags::FIXED,
+        cs: state.seg[seg::CS].selector,
+        ss: state.seg[seg::SS].selector,
+        data: DATA_SEGMENTS.map(|index| state.seg[index].selector),
+    }
+}
+
+/// Base and size of the LDT, if there is one.
+fn usable_ldt(ldtr: &Segment) -> Option<(u32, usize)> {
+    let there = ldtr.selector & !RPL != 0
+        && ldtr.rights.contains(Rights::PRESENT)
+        && !ldtr.rights.contains(Rights::UNUSABLE);
+    there.then(|| (ldtr.base, (ldtr.limit as usize).saturating_add(1)))
+}
+
+/// An FPU state that `fxrstor` takes: reserved bits of MXCSR would be #GP in the monitor.
+fn loadable(state: &FxState) -> FxState {
+    /// MXCSR without DAZ, which not every processor has.
+    const MXCSR_BITS: u16 = 0xFFBF;
+    let mut area = *state;
+    let [low, high] = MXCSR_BITS.to_le_bytes();
+    for (byte, mask) in area.0[24..28].iter_mut().zip([low, high, 0, 0]) {
+        *byte &= mask;
+    }
+    area
+}

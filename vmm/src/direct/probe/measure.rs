@@ -1,0 +1,112 @@
+//! How fast is direct execution on this host?
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use translator::state::reg;
+
+use super::lab::{CODE, DATA, Lab, Rights};
+use super::native::count_down;
+use crate::direct::world::{Leave, WorldError};
+
+/// What the probe measured. Times are the best of several tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Speed {
+    /// One instruction of a short loop in the guest, picoseconds.
+    pub instruction_ps: u64,
+    /// One instruction of the same loop natively, picoseconds.
+    pub native_instruction_ps: u64,
+    /// Into the guest and out by an exception, with all registers but the FPU's, nanoseconds.
+    pub round_trip_ns: u64,
+    /// The same after one edit of a page table, as for a hidden page fault, nanoseconds.
+    pub round_trip_with_edit_ns: u64,
+}
+
+/// How long one measurement may take.
+const SLICE: Duration = Duration::from_millis(4);
+/// Tries of each, at most.
+const TRIES: u32 = 50;
+
+/// Measures.
+pub(super) fn speed(lab: &mut Lab) -> Result<Speed, WorldError> {
+    lab.program(&[0x0F, 0x0B]); // ud2
+    let round_trip = best(|| {
+        let mut context = Lab::start();
+        lab.run(&mut context).map(|_| ())
+    })?;
+    let mut writable = false;
+    let with_edit = best(|| {
+        writable = !writable;
+        let rights = if writable {
+            Rights::Write
+        } else {
+            Rights::Read
+        };
+        lab.map_page(DATA, Lab::data_frame(0), rights)?;
+        let mut context = Lab::start();
+        lab.run(&mut context).map(|_| ())
+    })?;
+    Ok(Speed {
+        instruction_ps: loop_speed(|count| guest_loop(lab, count), round_trip)?,
+        native_instruction_ps: loop_speed(
+            |count| {
+                count_down(count);
+                Ok(())
+            },
+            Duration::ZERO,
+        )?,
+        round_trip_ns: nanoseconds(round_trip),
+        round_trip_with_edit_ns: nanoseconds(with_edit),
+    })
+}
+
+/// `count` rounds of `dec ecx; jnz`.
+fn guest_loop(lab: &mut Lab, count: u32) -> Result<(), WorldError> {
+    lab.program(&[0x49, 0x75, 0xFD, 0x0F, 0x0B]); // 1: dec ecx; jnz 1b; ud2
+    let mut context = Lab::start();
+    context.gpr[reg::ECX] = count;
+    match lab.run(&mut context)? {
+        Leave::Exception { .. } if context.gpr[reg::ECX] == 0 && context.eip == CODE + 3 => Ok(()),
+        other => Err(WorldError::Exit(format!("{other:?} in a counting loop"))),
+    }
+}
+
+/// Picoseconds for an instruction of a loop of two. `overhead` is what a run of no rounds takes.
+fn loop_speed(
+    mut run: impl FnMut(u32) -> Result<(), WorldError>,
+    overhead: Duration,
+) -> Result<u64, WorldError> {
+    const FEWEST: u32 = 1 << 11;
+    const MOST: u32 = 1 << 24;
+    let mut count = FEWEST;
+    loop {
+        let start = Instant::now();
+        run(count)?;
+        let elapsed = start.elapsed();
+        // The first run that is long enough counts; shorter ones have warmed the host up.
+        if elapsed >= SLICE / 2 || count >= MOST {
+            let picoseconds = nanoseconds(elapsed.saturating_sub(overhead)).saturating_mul(1000);
+            return Ok(picoseconds / (2 * u64::from(count)));
+        }
+        count *= 4;
+    }
+}
+
+/// The shortest of several tries.
+fn best(mut run: impl FnMut() -> Result<(), WorldError>) -> Result<Duration, WorldError> {
+    let start = Instant::now();
+    let mut best = Duration::MAX;
+    for _ in 0..TRIES {
+        let begin = Instant::now();
+        run()?;
+        best = best.min(begin.elapsed());
+        if start.elapsed() > SLICE {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
