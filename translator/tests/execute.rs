@@ -1,0 +1,214 @@
+//! Small programs through the whole translator.
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use shadow_mmu::{Mmu, MmuConfig};
+use translator::state::{Segment, cr0, reg, seg};
+use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig};
+
+struct Ports {
+    written: Vec<(u16, u32)>,
+    memory: Vec<(u64, Vec<u8>)>,
+}
+
+impl Platform for Ports {
+    fn port_read(&mut self, port: u16, _: u8) -> u32 {
+        u32::from(port) * 3
+    }
+    fn port_write(&mut self, port: u16, _: u8, value: u32) {
+        self.written.push((port, value));
+    }
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = (gpa as u8).wrapping_add(i as u8);
+        }
+    }
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        self.memory.push((gpa, data.to_vec()));
+    }
+    fn interrupt_pending(&mut self) -> bool {
+        false
+    }
+    fn acknowledge_interrupt(&mut self) -> u8 {
+        0
+    }
+    fn attention(&mut self) -> bool {
+        false
+    }
+    fn tsc(&mut self) -> u64 {
+        1
+    }
+}
+
+struct Machine {
+    mmu: Mmu,
+    vcpu: Vcpu,
+    ports: Ports,
+}
+
+const ORIGIN: u32 = 0x1_0000;
+
+impl Machine {
+    fn new(
+        bits: u32,
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Machine {
+        let mut assembler = CodeAssembler::new(bits).unwrap();
+        program(&mut assembler).unwrap();
+        let code = assembler
+            .assemble(u64::from(if bits == 16 { 0 } else { ORIGIN }))
+            .unwrap();
+        let mut mmu = Mmu::new(MmuConfig {
+            ram_bytes: 4 << 20,
+            ..MmuConfig::default()
+        })
+        .unwrap();
+        mmu.write_phys(u64::from(ORIGIN), &code).unwrap();
+        let mut vcpu = Vcpu::new(VcpuConfig {
+            strict: true,
+            ..VcpuConfig::default()
+        })
+        .unwrap();
+        let cpu = vcpu.state_mut();
+        if bits == 32 {
+            cpu.cr0 |= cr0::PE;
+            cpu.seg = [Segment::flat(0x10, false, 0); 6];
+            cpu.seg[seg::CS] = Segment::flat(8, true, 0);
+            cpu.eip = ORIGIN;
+            cpu.gpr[reg::ESP] = 0x8000;
+        } else {
+            cpu.seg = [Segment::real(0x2000); 6];
+            cpu.seg[seg::CS] = Segment::real((ORIGIN >> 4) as u16);
+            cpu.eip = 0;
+            cpu.gpr[reg::ESP] = 0x1234_8000;
+        }
+        vcpu.sync_paging(&mut mmu);
+        Machine {
+            mmu,
+            vcpu,
+            ports: Ports {
+                written: Vec::new(),
+                memory: Vec::new(),
+            },
+        }
+    }
+
+    fn run(&mut self) -> Exit {
+        self.vcpu
+            .run(&mut self.mmu, &mut self.ports, RunLimits::default())
+    }
+
+    fn gpr(&self, index: usize) -> u32 {
+        self.vcpu.state().gpr[index]
+    }
+
+    fn dword(&self, gpa: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.mmu.read_phys(gpa, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    }
+}
+
+#[test]
+fn loops_calls_and_memory() {
+    let mut machine = Machine::new(32, |a| {
+        let mut top = a.create_label();
+        let mut double = a.create_label();
+        a.mov(ecx, 1000)?;
+        a.xor(eax, eax)?;
+        a.set_label(&mut top)?;
+        a.add(eax, ecx)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.call(double)?;
+        a.mov(dword_ptr(0x3000), eax)?;
+        a.push(eax)?;
+        a.pop(ebx)?;
+        a.hlt()?;
+        a.set_label(&mut double)?;
+        a.add(eax, eax)?;
+        a.ret()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EAX), 1_001_000);
+    assert_eq!(machine.gpr(reg::EBX), 1_001_000);
+    assert_eq!(machine.dword(0x3000), 1_001_000);
+    assert_eq!(machine.gpr(reg::ESP), 0x8000);
+}
+
+#[test]
+fn real_mode_and_ports() {
+    let mut machine = Machine::new(16, |a| {
+        a.mov(ax, 0x1234)?;
+        a.mov(word_ptr(0x10), ax)?;
+        a.push(ax)?;
+        a.pop(bx)?;
+        a.mov(dx, 0x3F8)?;
+        a.in_(al, dx)?;
+        a.out(0x80, al)?;
+        a.mov(si, 0x10)?;
+        a.mov(di, 0x20)?;
+        a.mov(cx, 2)?;
+        a.rep().movsb()?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EBX) & 0xFFFF, 0x1234);
+    assert_eq!(machine.gpr(reg::ESP), 0x1234_8000);
+    assert_eq!(machine.dword(0x2_0010) & 0xFFFF, 0x1234);
+    assert_eq!(machine.dword(0x2_0020) & 0xFFFF, 0x1234);
+    assert_eq!(machine.ports.written, [(0x80, 0xE8)]);
+}
+
+#[test]
+fn device_memory_and_x87() {
+    let mut machine = Machine::new(32, |a| {
+        a.mov(ebx, 0xA_0000)?;
+        a.mov(ecx, 10)?;
+        let mut top = a.create_label();
+        a.set_label(&mut top)?;
+        a.add(dword_ptr(ebx), ecx)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.fldpi()?;
+        a.fld1()?;
+        a.faddp(st1, st0)?;
+        a.fstp(qword_ptr(0x3000))?;
+        a.mov(eax, ebx)?;
+        a.movzx(edx, byte_ptr(ebx + 5))?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    let mut bytes = [0; 8];
+    machine.mmu.read_phys(0x3000, &mut bytes).unwrap();
+    assert_eq!(f64::from_le_bytes(bytes), std::f64::consts::PI + 1.0);
+    assert_eq!(machine.gpr(reg::EDX), 5);
+    assert_eq!(machine.ports.memory.len(), 10);
+    assert_eq!(
+        machine.ports.memory[0],
+        (0xA_0000, (0x0302_0100u32 + 10).to_le_bytes().to_vec())
+    );
+}
+
+#[test]
+fn code_that_changes_itself() {
+    let mut machine = Machine::new(32, |a| {
+        let mut patched = a.create_label();
+        let mut again = a.create_label();
+        let mut here = a.create_label();
+        a.mov(esi, 3)?;
+        a.xor(eax, eax)?;
+        a.set_label(&mut again)?;
+        a.call(here)?;
+        a.set_label(&mut here)?;
+        a.pop(edi)?;
+        a.inc(byte_ptr(edi + 5))?;
+        a.set_label(&mut patched)?;
+        a.add(eax, 1)?;
+        a.dec(esi)?;
+        a.jne(again)?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EAX), 2 + 3 + 4);
+}
