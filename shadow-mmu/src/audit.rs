@@ -113,7 +113,7 @@ impl Mmu {
         let Some(guest) = guest else {
             return fail(format!("{at}: the guest maps nothing there"));
         };
-        let frame = self.map.lookup(guest.gpa);
+        let frame = self.map.lookup_with(guest.gpa, space.kind.a20());
         ensure!(
             frame.page() == Some(leaf_page(entry)),
             "{at}: the guest maps {frame:?} there"
@@ -148,7 +148,7 @@ impl Mmu {
         }
         if let Some(table) = guest.table {
             let region = page / space.regions.geometry.region_pages();
-            let known = self.map.lookup(table).page();
+            let known = self.map.lookup_with(table, space.kind.a20()).page();
             ensure!(
                 space.regions.table(region) == known,
                 "{at}: its page table is not registered"
@@ -198,7 +198,7 @@ impl Mmu {
                 } else {
                     root
                 };
-                self.guest_entry(directory + region % entries * bytes, bytes)?
+                self.guest_entry(space, directory + region % entries * bytes, bytes)?
             }
         };
         if pde & 1 == 0 {
@@ -225,7 +225,7 @@ impl Mmu {
             });
         }
         let table = pde & 0x000f_ffff_ffff_f000;
-        let pte = self.guest_entry(table + (linear >> 12) % entries * bytes, bytes)?;
+        let pte = self.guest_entry(space, table + (linear >> 12) % entries * bytes, bytes)?;
         (pte & 1 != 0).then_some(GuestPage {
             gpa: pte & 0x000f_ffff_ffff_f000,
             user: pde & pte & 4 != 0,
@@ -237,10 +237,14 @@ impl Mmu {
         })
     }
 
-    fn guest_entry(&self, gpa: u64, bytes: u64) -> Option<u64> {
+    fn guest_entry(&self, space: &Space, gpa: u64, bytes: u64) -> Option<u64> {
         let mut raw = [0; 8];
-        self.read_phys(self.map.gate(gpa), raw.get_mut(..bytes as usize)?)
-            .ok()?;
+        let gpa = if space.kind.a20() {
+            gpa
+        } else {
+            gpa & !(1 << 20)
+        };
+        self.read_phys(gpa, raw.get_mut(..bytes as usize)?).ok()?;
         Some(u64::from_le_bytes(raw))
     }
 

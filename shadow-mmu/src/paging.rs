@@ -108,7 +108,6 @@ impl Mmu {
             }
         }
         self.publish_tags(split);
-        self.prediction = None;
     }
 
     /// Tells the TLB the tags of the active spaces.

@@ -76,6 +76,11 @@ impl PhysMap {
         self.a20_mask = if enabled { !0 } else { !A20 };
     }
 
+    /// What an address leads to with the gate in a given state.
+    pub(crate) fn lookup_with(&self, gpa: u64, a20: bool) -> Frame {
+        self.lookup_on_bus(if a20 { gpa } else { gpa & !A20 })
+    }
+
     /// Applies the A20 gate to an address.
     pub(crate) fn gate(&self, gpa: u64) -> u64 {
         gpa & self.a20_mask

@@ -26,6 +26,16 @@ impl SpaceKind {
         }
     }
 
+    /// The state of the A20 gate that its frames were looked up with.
+    pub(crate) fn a20(self) -> bool {
+        match self {
+            SpaceKind::Flat { a20 } => a20,
+            SpaceKind::User { role, .. } | SpaceKind::Supervisor { role, .. } => {
+                !role.contains(Role::A20_CLOSED)
+            }
+        }
+    }
+
     pub(crate) fn is_user(self) -> bool {
         matches!(self, SpaceKind::User { .. })
     }

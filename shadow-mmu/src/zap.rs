@@ -39,7 +39,7 @@ impl Mmu {
     /// As [`Mmu::view`], but the privilege in use stays what it is: for supervisor code that reaches into the user window.
     pub fn clean_view(&mut self, p: Privilege) -> View {
         let slot = self.slot_of(p);
-        if self.prediction.is_some() {
+        if p == Privilege::User && self.prediction.is_some() {
             self.apply_prediction();
         }
         if self.spaces.get(slot).is_some_and(Space::is_stale) {

@@ -1,0 +1,150 @@
+//! A guest with 32-bit page tables for tests, and a careful look into windows.
+#![allow(unsafe_code)] // process_vm_readv and process_vm_writev
+#![allow(dead_code)] // each test uses its own part
+
+use shadow_mmu::{Access, FaultOutcome, Mmu, MmuConfig, MmuEvent, PagingRegs, Privilege};
+
+pub(crate) const P: u32 = 1;
+pub(crate) const W: u32 = 2;
+pub(crate) const U: u32 = 4;
+pub(crate) const A: u32 = 0x20;
+pub(crate) const D: u32 = 0x40;
+pub(crate) const PS: u32 = 0x80;
+
+pub(crate) const CR0_PG: u32 = 1 << 31;
+pub(crate) const CR0_WP: u32 = 1 << 16;
+pub(crate) const CR4_PSE: u32 = 1 << 4;
+pub(crate) const CR4_PAE: u32 = 1 << 5;
+
+pub(crate) const READ: Access = Access::read(Privilege::Supervisor);
+pub(crate) const WRITE: Access = Access::write(Privilege::Supervisor);
+pub(crate) const USER_READ: Access = Access::read(Privilege::User);
+pub(crate) const USER_WRITE: Access = Access::write(Privilege::User);
+
+pub(crate) fn mmu(mib: u64) -> Mmu {
+    Mmu::new(MmuConfig {
+        ram_bytes: mib << 20,
+        ..MmuConfig::default()
+    })
+    .unwrap()
+}
+
+pub(crate) fn paging(cr3: u32) -> PagingRegs {
+    PagingRegs {
+        cr0: 1 | CR0_PG | CR0_WP,
+        cr3,
+        cr4: CR4_PSE,
+        efer: 0,
+    }
+}
+
+pub(crate) fn put32(mmu: &mut Mmu, gpa: u32, value: u32) {
+    mmu.write_phys(u64::from(gpa), &value.to_le_bytes())
+        .unwrap();
+}
+
+pub(crate) fn get32(mmu: &Mmu, gpa: u32) -> u32 {
+    let mut raw = [0; 4];
+    mmu.read_phys(u64::from(gpa), &mut raw).unwrap();
+    u32::from_le_bytes(raw)
+}
+
+/// Enters a 4 KiB page in the tables below `root`; makes a page table at `table` if there is none.
+pub(crate) fn map4k(mmu: &mut Mmu, root: u32, table: u32, linear: u32, entry: u32) {
+    let slot = root + (linear >> 22) * 4;
+    if get32(mmu, slot) & P == 0 {
+        put32(mmu, slot, table | P | W | U | A);
+    }
+    let table = get32(mmu, slot) & !0xfff;
+    put32(mmu, table + (linear >> 12 & 1023) * 4, entry);
+}
+
+/// Reads host memory; `None` where it is not readable.
+pub(crate) fn peek(base: u64, linear: u32) -> Option<u32> {
+    let mut value = 0u32;
+    let local = libc::iovec {
+        iov_base: (&raw mut value).cast(),
+        iov_len: 4,
+    };
+    let remote = libc::iovec {
+        iov_base: (base + u64::from(linear)) as *mut libc::c_void,
+        iov_len: 4,
+    };
+    // SAFETY: the local buffer is 4 bytes long; the kernel checks the remote one.
+    let n = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    (n == 4).then_some(value)
+}
+
+/// Writes host memory as translated code would; false where it is not writable.
+pub(crate) fn poke(base: u64, linear: u32, value: u32) -> bool {
+    let mut value = value;
+    let local = libc::iovec {
+        iov_base: (&raw mut value).cast(),
+        iov_len: 4,
+    };
+    let remote = libc::iovec {
+        iov_base: (base + u64::from(linear)) as *mut libc::c_void,
+        iov_len: 4,
+    };
+    // SAFETY: as in `peek`. Nothing but guest memory is written: the remote address is within a window.
+    let n = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+    n == 4
+}
+
+/// What an engine does for a load or store of translated code: tries the window, handles the fault, retries, and carries out
+/// what cannot be mapped. `None` is a true fault.
+pub(crate) fn access(mmu: &mut Mmu, linear: u32, access: Access, value: u32) -> Option<u32> {
+    let mut p = access.privilege;
+    for _ in 0..4 {
+        let base = mmu.view(p).base;
+        let done = match access.kind {
+            shadow_mmu::AccessKind::Write => poke(base, linear, value).then_some(value),
+            _ => peek(base, linear),
+        };
+        if done.is_some() {
+            return done;
+        }
+        match mmu.handle_fault(linear, access) {
+            FaultOutcome::Filled => p = access.privilege,
+            FaultOutcome::UserPage => p = Privilege::User,
+            FaultOutcome::PageFault(_) => return None,
+            FaultOutcome::Trapped(_) if access.kind == shadow_mmu::AccessKind::Write => {
+                mmu.write_linear(linear, &value.to_le_bytes(), access)
+                    .unwrap();
+                return Some(value);
+            }
+            FaultOutcome::Trapped(_) => {
+                let mut raw = [0; 4];
+                mmu.read_linear(linear, &mut raw, access).unwrap();
+                return Some(u32::from_le_bytes(raw));
+            }
+        }
+    }
+    panic!("no progress at {linear:#x} {access:?}");
+}
+
+pub(crate) fn events(mmu: &mut Mmu) -> Vec<MmuEvent> {
+    let mut out = Vec::new();
+    mmu.take_events(&mut out);
+    out
+}
+
+/// xorshift64*: enough for tests, and the same everywhere.
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    pub(crate) fn below(&mut self, n: u32) -> u32 {
+        (self.next() % u64::from(n)) as u32
+    }
+
+    pub(crate) fn one_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+}
