@@ -197,7 +197,7 @@
 .set IRQ_BASE, 0x20                 # vectors 20h to 2Fh
 .set PIT_CH0, 0x40
 .set PIT_CTRL, 0x43
-.set PIT_DIVISOR, 1193182 / 500     # 500 Hz
+.set PIT_DIVISOR, 1193182 / 250     # 250 Hz
 .set PORT_92H, 0x92
 .set COM1, 0x3F8
 .set COM1_LSR, 0x3FD
