@@ -1,0 +1,215 @@
+//! The devices of the chipset, and how the buses find them.
+
+use crate::bus::{BusError, DeviceId, MmioDevices, PortBus, PortDevices};
+use crate::device::{AccessSize, Device, MmioDevice, PortDevice};
+use crate::fpu_error::{CLEAR_BUSY, FpuError};
+use crate::i8042::{I8042, spec as i8042};
+use crate::pci::{PciHost, spec as pci};
+use crate::pic::{Pic, spec as pic};
+use crate::pit::{Pit, spec as pit};
+use crate::pm::{Pm, spec as pm};
+use crate::port92::{PORT92, Port92};
+use crate::rtc::{Rtc, spec as rtc};
+use crate::serial::{Serial, spec as serial};
+use crate::time::Nanos;
+
+use super::post::{POST, PostCode};
+
+/// The devices that every chipset has. The discriminant is the [`DeviceId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum BoardDevice {
+    Pic,
+    Pit,
+    Rtc,
+    I8042,
+    Com1,
+    Port92,
+    FpuError,
+    Post,
+    Pci,
+    Pm,
+}
+
+/// First [`DeviceId`] of a device that was added from outside.
+pub(super) const FIRST_ADDED: u8 = 32;
+
+impl BoardDevice {
+    const ALL: [Self; 10] = [
+        Self::Pic,
+        Self::Pit,
+        Self::Rtc,
+        Self::I8042,
+        Self::Com1,
+        Self::Port92,
+        Self::FpuError,
+        Self::Post,
+        Self::Pci,
+        Self::Pm,
+    ];
+
+    const fn id(self) -> DeviceId {
+        DeviceId(self as u8)
+    }
+
+    fn from_id(id: DeviceId) -> Option<Self> {
+        Self::ALL.get(usize::from(id.0)).copied()
+    }
+
+    /// Whether an access may move the next timed event.
+    fn is_timed(self) -> bool {
+        matches!(self, Self::Pit | Self::Rtc | Self::I8042 | Self::Pm)
+    }
+}
+
+/// Whether an access to device `id` may move the next timed event.
+pub(super) fn is_timed(id: DeviceId) -> bool {
+    BoardDevice::from_id(id).is_none_or(BoardDevice::is_timed)
+}
+
+/// All devices, as fields of their owner.
+#[derive(Debug)]
+pub(super) struct Devices {
+    pub(super) pic: Pic,
+    pub(super) pit: Pit,
+    pub(super) rtc: Rtc,
+    pub(super) i8042: I8042,
+    pub(super) com1: Serial,
+    pub(super) port92: Port92,
+    pub(super) fpu_error: FpuError,
+    pub(super) post: PostCode,
+    pub(super) pci: PciHost,
+    pub(super) pm: Pm,
+    /// Devices added from outside; the first has the id [`FIRST_ADDED`].
+    pub(super) added: Vec<AddedDevice>,
+}
+
+/// A device added from outside.
+pub(super) struct AddedDevice(pub(super) Box<dyn Device>);
+
+impl std::fmt::Debug for AddedDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AddedDevice")
+    }
+}
+
+impl Devices {
+    /// Claims the ports of the board's devices.
+    pub(super) fn register(ports: &mut PortBus) -> Result<(), BusError> {
+        use AccessSize::{Byte, Dword};
+        use BoardDevice as D;
+        let com1_end = serial::COM1 + serial::PORTS - 1;
+        for (range, width, device) in [
+            (pic::MASTER_COMMAND..=pic::MASTER_DATA, Byte, D::Pic),
+            (pic::SLAVE_COMMAND..=pic::SLAVE_DATA, Byte, D::Pic),
+            (pic::ELCR1..=pic::ELCR2, Byte, D::Pic),
+            (pit::COUNTER0..=pit::CONTROL, Byte, D::Pit),
+            (pit::PORT_B..=pit::PORT_B, Byte, D::Pit),
+            (rtc::INDEX..=rtc::DATA, Byte, D::Rtc),
+            (i8042::DATA..=i8042::DATA, Byte, D::I8042),
+            (i8042::COMMAND..=i8042::COMMAND, Byte, D::I8042),
+            (serial::COM1..=com1_end, Byte, D::Com1),
+            (PORT92..=PORT92, Byte, D::Port92),
+            (CLEAR_BUSY..=CLEAR_BUSY + 1, Byte, D::FpuError),
+            (POST..=POST, Byte, D::Post),
+            // CF9h, the reset control register, lies among the bytes of CONFIG_ADDRESS, which
+            // takes double words only.
+            (pci::CONFIG_ADDRESS..=pci::CONFIG_ADDRESS, Dword, D::Pci),
+            (pm::RESET_CONTROL..=pm::RESET_CONTROL, Byte, D::Pm),
+            (pci::CONFIG_DATA..=pci::CONFIG_DATA + 3, Dword, D::Pci),
+            (pm::PM_BASE..=pm::PM_END, Dword, D::Pm),
+            (pm::SMI_CMD..=pm::APM_STATUS, Byte, D::Pm),
+        ] {
+            ports.register(range, width, device.id())?;
+        }
+        Ok(())
+    }
+
+    /// Does what is due up to `now`.
+    pub(super) fn advance(&mut self, now: Nanos) {
+        self.pit.advance(now);
+        self.rtc.advance(now);
+        self.i8042.advance(now);
+        self.pm.advance(now);
+        for device in &mut self.added {
+            device.0.advance(now);
+        }
+    }
+
+    /// When something is due next.
+    pub(super) fn next_event(&self) -> Option<Nanos> {
+        let board = [
+            self.pit.next_event(),
+            self.rtc.next_event(),
+            self.i8042.next_event(),
+            self.pm.next_event(),
+        ];
+        let added = self.added.iter().map(|device| device.0.next_event());
+        board.into_iter().chain(added).flatten().min()
+    }
+
+    /// RESET# of the whole board.
+    pub(super) fn reset(&mut self, now: Nanos) {
+        self.pit.reset(now);
+        self.rtc.reset(now);
+        self.i8042.reset();
+        self.com1.reset();
+        self.port92.reset();
+        self.fpu_error.reset();
+        self.post.reset();
+        self.pci.reset();
+        self.pm.reset(now);
+        for device in &mut self.added {
+            device.0.reset(now);
+        }
+        // Last, so that it sees the levels that the others have left on its inputs.
+        self.pic.reset();
+    }
+
+    fn added(&mut self, id: DeviceId) -> Option<&mut dyn Device> {
+        let index = id.0.checked_sub(FIRST_ADDED)?;
+        let device = self.added.get_mut(usize::from(index))?;
+        Some(device.0.as_mut())
+    }
+}
+
+impl PortDevices for Devices {
+    #[inline]
+    fn port_device(&mut self, id: DeviceId) -> Option<&mut dyn PortDevice> {
+        let Some(device) = BoardDevice::from_id(id) else {
+            return self.added(id)?.as_port();
+        };
+        Some(match device {
+            BoardDevice::Pic => &mut self.pic,
+            BoardDevice::Pit => &mut self.pit,
+            BoardDevice::Rtc => &mut self.rtc,
+            BoardDevice::I8042 => &mut self.i8042,
+            BoardDevice::Com1 => &mut self.com1,
+            BoardDevice::Port92 => &mut self.port92,
+            BoardDevice::FpuError => &mut self.fpu_error,
+            BoardDevice::Post => &mut self.post,
+            BoardDevice::Pci => &mut self.pci,
+            BoardDevice::Pm => &mut self.pm,
+        })
+    }
+}
+
+impl MmioDevices for Devices {
+    fn mmio_device(&mut self, id: DeviceId) -> Option<&mut dyn MmioDevice> {
+        self.added(id)?.as_mmio()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_places_in_the_list() {
+        for (index, device) in BoardDevice::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(device.id().0), index);
+            assert_eq!(BoardDevice::from_id(device.id()), Some(device));
+        }
+        assert!(BoardDevice::ALL.len() <= usize::from(FIRST_ADDED));
+    }
+}

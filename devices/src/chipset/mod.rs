@@ -1,0 +1,464 @@
+//! The chipset: all devices of the board, wired up, behind one interface.
+//!
+//! Everything happens in calls from outside, on the caller's thread, and takes the time as an
+//! argument. The run loop of a machine looks like this:
+//!
+//! 1. [`Chipset::port_read`] and the like for what the guest does;
+//! 2. [`Chipset::take_events`] if [`Chipset::has_events`];
+//! 3. [`Chipset::advance`] when [`Chipset::next_event`] has come;
+//! 4. [`Chipset::intr`] and, when the processor takes the interrupt,
+//!    [`Chipset::acknowledge_interrupt`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::bus::{BusCounters, BusError, DeviceId, MmioBus, PortBus};
+use crate::device::{AccessSize, Device};
+use crate::event::{ChipsetEvent, EventSink};
+use crate::fpu_error::{FpuError, FpuErrorState};
+use crate::i8042::{I8042, I8042State};
+use crate::line::{Line, LineBank};
+use crate::pci::{PciDevice, PciError, PciHost, PciState, spec::Bdf};
+use crate::pic::{Pic, PicState};
+use crate::pit::{Pit, PitState};
+use crate::pm::{Pm, PmState, spec::SCI_IRQ};
+use crate::port92::{Port92, Port92State};
+use crate::rtc::{Rtc, RtcState};
+use crate::serial::{Serial, SerialState, Sink, spec::COM1};
+use crate::time::{Nanos, WallClock};
+
+mod devices;
+mod post;
+#[cfg(test)]
+mod tests;
+
+use devices::{AddedDevice, Devices, FIRST_ADDED, is_timed};
+
+use std::ops::RangeInclusive;
+
+/// The wire behind the OR gate of the two sources of A20.
+const A20_WIRE: u8 = 0;
+
+/// What a chipset is built from.
+pub struct ChipsetConfig {
+    /// The calendar time at machine time zero.
+    pub wall_clock: WallClock,
+    /// Bytes of RAM, for the firmware's fields in CMOS.
+    pub memory_size: u64,
+    /// Where the guest's output on COM1 goes.
+    pub com1: Sink,
+}
+
+impl ChipsetConfig {
+    /// A configuration with a calendar that starts in 1970 and output that goes nowhere.
+    pub fn new() -> Self {
+        Self {
+            wall_clock: WallClock::default(),
+            memory_size: 0,
+            com1: Box::new(std::io::sink()),
+        }
+    }
+}
+
+impl Default for ChipsetConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for ChipsetConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChipsetConfig")
+            .field("wall_clock", &self.wall_clock)
+            .field("memory_size", &self.memory_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ranges that a device added from outside claims.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// Ports, with the widest access the device takes.
+    pub ports: Vec<(RangeInclusive<u16>, AccessSize)>,
+    /// Guest-physical addresses, with the widest access the device takes.
+    pub memory: Vec<(RangeInclusive<u64>, AccessSize)>,
+}
+
+/// Volatile state of all devices of the board, for a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChipsetState {
+    now: Nanos,
+    pic: PicState,
+    pit: PitState,
+    rtc: RtcState,
+    i8042: I8042State,
+    com1: SerialState,
+    port92: Port92State,
+    fpu_error: FpuErrorState,
+    pci: PciState,
+    pm: PmState,
+}
+
+/// What went over the buses and the interrupt wires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChipsetCounters {
+    /// Port accesses.
+    pub ports: BusCounters,
+    /// Memory-mapped accesses.
+    pub mmio: BusCounters,
+    /// Acknowledged interrupts by IRQ.
+    pub interrupts: [u64; 16],
+    /// Interrupts that were acknowledged and had gone away.
+    pub spurious: u64,
+    /// Bytes of serial output that the sink did not take.
+    pub serial_lost: u64,
+}
+
+/// The chipset.
+#[derive(Debug)]
+pub struct Chipset {
+    ports: PortBus,
+    mmio: MmioBus,
+    devices: Devices,
+    // Wiring.
+    a20_gate: LineBank,
+    events: EventSink,
+    // Volatile.
+    /// The latest time seen: time does not go backwards here.
+    now: Nanos,
+    /// When a device is due next; [`Nanos::MAX`] for never.
+    deadline: Nanos,
+    /// Level of A20 that was reported last.
+    a20: bool,
+}
+
+impl Chipset {
+    /// A board with its devices after power-on.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`] if two devices of the board claim the same port.
+    pub fn new(config: ChipsetConfig) -> Result<Self, BusError> {
+        let mut ports = PortBus::new();
+        Devices::register(&mut ports)?;
+        let pic = Pic::new();
+        let a20_gate = LineBank::new();
+        let events = EventSink::new();
+        let mut rtc = Rtc::new(pic.line(8), config.wall_clock);
+        rtc.set_memory_size(config.memory_size);
+        let devices = Devices {
+            pit: Pit::new(pic.line(0)),
+            rtc,
+            i8042: I8042::new(
+                pic.line(1),
+                pic.line(12),
+                a20_gate.line(A20_WIRE),
+                events.clone(),
+            ),
+            com1: Serial::new(COM1, pic.line(4), config.com1),
+            port92: Port92::new(a20_gate.line(A20_WIRE), events.clone()),
+            fpu_error: FpuError::new(pic.line(13)),
+            post: post::PostCode::default(),
+            pci: PciHost::new(),
+            pm: Pm::new(pic.line(SCI_IRQ), events.clone()),
+            added: Vec::new(),
+            pic,
+        };
+        let a20 = a20_gate.is_high(A20_WIRE);
+        a20_gate.take_changes();
+        Ok(Self {
+            ports,
+            mmio: MmioBus::new(),
+            devices,
+            a20_gate,
+            events,
+            now: Nanos::ZERO,
+            deadline: Nanos::MAX,
+            a20,
+        })
+    }
+
+    /// Reads `size` at `port`.
+    #[inline]
+    pub fn port_read(&mut self, port: u16, size: AccessSize, now: Nanos) -> u32 {
+        let now = self.tick(now);
+        let value = self.ports.read(&mut self.devices, port, size, now);
+        self.settle(self.ports.owner(port), size);
+        value
+    }
+
+    /// Writes the low `size` of `value` at `port`.
+    #[inline]
+    pub fn port_write(&mut self, port: u16, size: AccessSize, value: u32, now: Nanos) {
+        let now = self.tick(now);
+        self.ports.write(&mut self.devices, port, size, value, now);
+        self.settle(self.ports.owner(port), size);
+    }
+
+    /// Reads `size` at a guest-physical address that is not memory.
+    pub fn mmio_read(&mut self, address: u64, size: AccessSize, now: Nanos) -> u32 {
+        let now = self.tick(now);
+        let value = self.mmio.read(&mut self.devices, address, size, now);
+        self.schedule();
+        value
+    }
+
+    /// Writes the low `size` of `value` at a guest-physical address that is not memory.
+    pub fn mmio_write(&mut self, address: u64, size: AccessSize, value: u32, now: Nanos) {
+        let now = self.tick(now);
+        self.mmio
+            .write(&mut self.devices, address, size, value, now);
+        self.schedule();
+    }
+
+    /// The INTR wire to the processor.
+    #[inline]
+    pub fn intr(&mut self) -> bool {
+        self.devices.pic.output()
+    }
+
+    /// The processor takes an interrupt: the vector. To be called only while [`Self::intr`] is
+    /// true; otherwise the vector is that of a spurious interrupt.
+    pub fn acknowledge_interrupt(&mut self) -> u8 {
+        let before = self.devices.pic.acknowledged().first().copied();
+        let vector = self.devices.pic.acknowledge();
+        if self.devices.pic.acknowledged().first().copied() != before {
+            self.devices.pit.irq0_acknowledged();
+        }
+        vector
+    }
+
+    /// Lets timers that are due fire. Calling it too often or too late is harmless (see
+    /// [`crate::pit`] for what being late means).
+    pub fn advance(&mut self, now: Nanos) {
+        self.tick(now);
+    }
+
+    /// When [`Self::advance`] has something to do next. A halted machine sleeps until then.
+    #[inline]
+    pub fn next_event(&self) -> Option<Nanos> {
+        (self.deadline != Nanos::MAX).then_some(self.deadline)
+    }
+
+    /// Whether [`Self::take_events`] would return something. Cheap.
+    #[inline]
+    pub fn has_events(&self) -> bool {
+        self.events.is_raised() || self.a20_gate.has_changes()
+    }
+
+    /// What the machine has to act on since the last call: A20 first, then power-off and resets.
+    pub fn take_events(&mut self) -> Vec<ChipsetEvent> {
+        let mut events = Vec::new();
+        if self.a20_gate.take_changes().is_some() {
+            let level = self.a20();
+            if level != self.a20 {
+                self.a20 = level;
+                events.push(ChipsetEvent::A20(level));
+            }
+        }
+        events.extend(self.events.take());
+        events
+    }
+
+    /// The A20 gate: open (true) if the keyboard controller or port 92h opens it.
+    pub fn a20(&self) -> bool {
+        self.a20_gate.is_high(A20_WIRE)
+    }
+
+    /// How many bytes [`Self::serial_input`] would take now.
+    pub fn can_accept_serial_input(&self) -> usize {
+        self.devices.com1.can_accept_input()
+    }
+
+    /// Bytes typed at the other end of COM1. Returns how many were taken.
+    pub fn serial_input(&mut self, bytes: &[u8]) -> usize {
+        self.devices.com1.enqueue_input(bytes)
+    }
+
+    /// Keys moved: raw scan codes of set 2. False if they were dropped.
+    pub fn keyboard_input(&mut self, scan_codes: &[u8], now: Nanos) -> bool {
+        let now = self.tick(now);
+        let taken = self.devices.i8042.keys(scan_codes, now);
+        self.schedule();
+        taken
+    }
+
+    /// The mouse moved right by `dx` and up by `dy`, its wheel turned towards the user by `dz`;
+    /// `buttons` are bit 0 left, bit 1 right, bit 2 middle.
+    pub fn mouse_input(&mut self, dx: i32, dy: i32, dz: i32, buttons: u8, now: Nanos) {
+        let now = self.tick(now);
+        self.devices.i8042.mouse(dx, dy, dz, buttons, now);
+        self.schedule();
+    }
+
+    /// Somebody presses the power button.
+    pub fn press_power_button(&mut self) {
+        self.devices.pm.press_power_button();
+        self.schedule();
+    }
+
+    /// The FERR# wire of the processor: an unmasked floating-point error with CR0.NE = 0.
+    pub fn set_ferr(&mut self, asserted: bool) {
+        self.devices.fpu_error.set_ferr(asserted);
+    }
+
+    /// The IGNNE# wire to the processor.
+    pub fn ignne(&self) -> bool {
+        self.devices.fpu_error.ignne()
+    }
+
+    /// Whether port 70h keeps NMI from the processor.
+    pub fn nmi_disabled(&self) -> bool {
+        self.devices.rtc.nmi_disabled()
+    }
+
+    /// The byte that was written to port 80h last.
+    pub fn post_code(&self) -> u8 {
+        self.devices.post.code
+    }
+
+    /// Writes a byte of CMOS RAM, as the firmware's set-up would.
+    pub fn set_cmos(&mut self, index: u8, value: u8) {
+        self.devices.rtc.set_ram(index, value);
+    }
+
+    /// A wire to input IRQ `irq` of the interrupt controllers, for a device added from outside.
+    pub fn irq_line(&self, irq: u8) -> Line {
+        self.devices.pic.line(irq)
+    }
+
+    /// Adds a device with the ranges it claims.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`] if a range is taken or there are too many devices; nothing is added then.
+    pub fn add_device(
+        &mut self,
+        device: Box<dyn Device>,
+        claims: &Claims,
+    ) -> Result<DeviceId, BusError> {
+        let index = u8::try_from(self.devices.added.len()).ok();
+        let id = index
+            .and_then(|index| index.checked_add(FIRST_ADDED))
+            .map(DeviceId)
+            .ok_or(BusError::TooManyDevices)?;
+        if let Err(error) = self.claim(id, claims) {
+            for (range, _) in &claims.ports {
+                self.ports.unregister(range.clone(), id);
+            }
+            for (range, _) in &claims.memory {
+                self.mmio.unregister(*range.start(), id);
+            }
+            return Err(error);
+        }
+        self.devices.added.push(AddedDevice(device));
+        self.schedule();
+        Ok(id)
+    }
+
+    /// Adds a PCI function.
+    ///
+    /// # Errors
+    ///
+    /// [`PciError`] if its place is taken.
+    pub fn add_pci(&mut self, at: Bdf, function: Box<dyn PciDevice>) -> Result<(), PciError> {
+        self.devices.pci.add(at, function)
+    }
+
+    /// Guest-physical ranges that belong to devices: the memory map leaves them out.
+    pub fn mmio_ranges(&self) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        self.mmio.ranges()
+    }
+
+    /// Resets the whole board, as RESET# does. Events that are pending are dropped; a change of
+    /// A20 is reported.
+    pub fn reset(&mut self, now: Nanos) {
+        let now = self.tick(now);
+        self.devices.reset(now);
+        self.events.take().for_each(drop);
+        self.schedule();
+    }
+
+    /// What went over the buses.
+    pub fn counters(&self) -> ChipsetCounters {
+        ChipsetCounters {
+            ports: self.ports.counters(),
+            mmio: self.mmio.counters(),
+            interrupts: *self.devices.pic.acknowledged(),
+            spurious: self.devices.pic.spurious(),
+            serial_lost: self.devices.com1.lost(),
+        }
+    }
+
+    /// The state of the board's devices, for a snapshot.
+    pub fn state(&mut self) -> ChipsetState {
+        // Edges that are still on the wires belong to the interrupt controllers.
+        self.devices.pic.output();
+        ChipsetState {
+            now: self.now,
+            pic: self.devices.pic.state().clone(),
+            pit: self.devices.pit.state().clone(),
+            rtc: self.devices.rtc.state().clone(),
+            i8042: self.devices.i8042.state().clone(),
+            com1: self.devices.com1.state(),
+            port92: self.devices.port92.state().clone(),
+            fpu_error: self.devices.fpu_error.state().clone(),
+            pci: self.devices.pci.state(),
+            pm: self.devices.pm.state().clone(),
+        }
+    }
+
+    /// Goes back to a saved state. Machine time goes on from the time of the snapshot.
+    pub fn restore(&mut self, state: ChipsetState) {
+        self.now = state.now;
+        self.devices.pit.restore(state.pit);
+        self.devices.rtc.restore(state.rtc);
+        self.devices.i8042.restore(state.i8042);
+        self.devices.com1.restore(&state.com1);
+        self.devices.port92.restore(state.port92);
+        self.devices.fpu_error.restore(state.fpu_error);
+        self.devices.pci.restore(state.pci);
+        self.devices.pm.restore(state.pm);
+        // Last: its inputs are the levels that the others drive.
+        self.devices.pic.restore(state.pic);
+        self.schedule();
+    }
+
+    fn claim(&mut self, id: DeviceId, claims: &Claims) -> Result<(), BusError> {
+        for (range, width) in &claims.ports {
+            self.ports.register(range.clone(), *width, id)?;
+        }
+        for (range, width) in &claims.memory {
+            self.mmio.register(range.clone(), *width, id)?;
+        }
+        Ok(())
+    }
+
+    /// Time has come to `now`: never backwards, and nothing that is due is left.
+    #[inline]
+    fn tick(&mut self, now: Nanos) -> Nanos {
+        self.now = self.now.max(now);
+        if self.now >= self.deadline {
+            self.fire();
+        }
+        self.now
+    }
+
+    #[cold]
+    fn fire(&mut self) {
+        self.devices.advance(self.now);
+        self.schedule();
+    }
+
+    fn schedule(&mut self) {
+        self.deadline = self.devices.next_event().unwrap_or(Nanos::MAX);
+    }
+
+    /// After an access to a device that keeps time, its next event may be another one.
+    #[inline]
+    fn settle(&mut self, owner: Option<DeviceId>, size: AccessSize) {
+        // A wide access may have been split among several devices.
+        if size != AccessSize::Byte || owner.is_some_and(is_timed) {
+            self.schedule();
+        }
+    }
+}

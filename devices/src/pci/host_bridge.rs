@@ -1,0 +1,94 @@
+//! The host bridge: PCI function 0:0.0 of an Intel 440FX (82441FX PMC, data sheet 290549).
+//!
+//! Its registers can be read and written. PAM and SMRAM, which shadow the firmware's memory, are
+//! kept and reported by [`HostBridge::pam`]; what they mean is up to the memory map. DRAM sizing
+//! and error reporting are not emulated.
+
+use super::PciDevice;
+use super::config::ConfigSpace;
+use super::spec::{COMMAND, REVISION, VENDOR_ID};
+
+/// Vendor 8086h (Intel), device 1237h (82441FX).
+const ID: u32 = 0x1237_8086;
+/// Command: memory access and bus master, both fixed.
+const COMMAND_FIXED: u32 = 0x0006;
+/// Command: parity error response and SERR# enable.
+const COMMAND_WRITABLE: u32 = 0x0140;
+/// Status: fast back-to-back, medium DEVSEL#.
+const STATUS_FIXED: u32 = 0x0280 << 16;
+/// Status: error bits, cleared by writing 1.
+const STATUS_CLEARABLE: u32 = 0xf900 << 16;
+/// Class 06h (bridge), subclass 00h (host), revision 2.
+const CLASS_REVISION: u32 = 0x0600_0002;
+/// PMC configuration, deturbo counter, DBX buffer control, auxiliary control.
+const PMCCFG: u8 = 0x50;
+/// Byte 59h-5Fh: programmable attribute map; byte 58h belongs to DRAM timing.
+const DRAMT_PAM: u8 = 0x58;
+/// Second double word of PAM.
+const PAM: u8 = 0x5c;
+/// Byte 72h: system management RAM control.
+const SMRAM: u8 = 0x70;
+
+/// The host bridge.
+#[derive(Clone, Debug)]
+pub struct HostBridge {
+    space: ConfigSpace,
+}
+
+impl HostBridge {
+    /// A host bridge after reset.
+    pub fn new() -> Self {
+        let space = ConfigSpace::new()
+            .with(VENDOR_ID, ID, 0, 0)
+            .with(
+                COMMAND,
+                COMMAND_FIXED | STATUS_FIXED,
+                COMMAND_WRITABLE,
+                STATUS_CLEARABLE,
+            )
+            .with(REVISION, CLASS_REVISION, 0, 0)
+            .with(PMCCFG, 0, 0x0000_ffff, 0)
+            .with(DRAMT_PAM, 0, 0x3333_30ff, 0)
+            .with(PAM, 0, 0x3333_3333, 0)
+            .with(SMRAM, 0x0002_0000, 0x0078_0000, 0);
+        Self { space }
+    }
+
+    /// PAM0 to PAM6 (bytes 59h-5Fh): for each region of the firmware area, which of reads (bit 0,
+    /// bit 4) and writes (bit 1, bit 5) go to RAM.
+    pub fn pam(&self) -> [u8; 7] {
+        let [_, pam0, pam1, pam2] = self.space.read(DRAMT_PAM).to_le_bytes();
+        let [pam3, pam4, pam5, pam6] = self.space.read(PAM).to_le_bytes();
+        [pam0, pam1, pam2, pam3, pam4, pam5, pam6]
+    }
+}
+
+impl Default for HostBridge {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PciDevice for HostBridge {
+    fn config_read(&mut self, offset: u8) -> u32 {
+        self.space.read(offset)
+    }
+
+    fn config_write(&mut self, offset: u8, value: u32, mask: u32) {
+        self.space.write(offset, value, mask);
+    }
+
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn config_space(&self) -> Option<&ConfigSpace> {
+        Some(&self.space)
+    }
+
+    fn restore_config_space(&mut self, space: ConfigSpace) {
+        let mut fresh = Self::new();
+        fresh.space.restore_values(&space);
+        *self = fresh;
+    }
+}

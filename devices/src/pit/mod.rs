@@ -1,0 +1,232 @@
+//! The 8254 programmable interval timer, and port 61h with the gate and output of counter 2.
+//!
+//! Counter 0 drives IRQ 0. Counter 1 (memory refresh) is there and drives nothing. Counting is
+//! exact: every read computes the count from the time of the access.
+//!
+//! # When the host is late
+//!
+//! The time between two calls may span several periods of counter 0. One rising edge is made at
+//! once. Of those missed in the periodic modes 2 and 3, at most [`MAX_MISSED_TICKS`] are kept and
+//! delivered one by one, each after the processor acknowledged the one before; what is beyond
+//! that is lost, as it is on a machine that keeps interrupts off for too long. The limit keeps a
+//! guest that is slower than its own timer from doing nothing but timer interrupts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Nanos;
+use crate::device::{AccessSize, PortDevice};
+use crate::line::Line;
+
+mod counter;
+pub mod spec;
+#[cfg(test)]
+mod tests;
+
+use counter::Counter;
+use spec::{
+    Access, CONTROL, COUNTER0, PIT_CLOCK, PORT_B, PortB, READ_BACK, READ_BACK_NO_COUNT,
+    READ_BACK_NO_STATUS, REFRESH_TOGGLE_NANOS,
+};
+
+/// Missed ticks of counter 0 that are made up for.
+pub const MAX_MISSED_TICKS: u8 = 8;
+
+/// State of the timer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PitState {
+    counters: [Counter; 3],
+    port_b: u8,
+    missed: u8,
+    /// Level of the IRQ 0 wire: high from the first edge on.
+    irq0: bool,
+}
+
+impl PitState {
+    fn power_on(now: Nanos) -> Self {
+        let mut counters = [Counter::new(true), Counter::new(true), Counter::new(false)];
+        for counter in &mut counters {
+            counter.advance(PIT_CLOCK.ticks_at(now));
+        }
+        Self {
+            counters,
+            port_b: 0,
+            missed: 0,
+            irq0: false,
+        }
+    }
+}
+
+/// The interval timer.
+#[derive(Debug)]
+pub struct Pit {
+    // Wiring.
+    irq0: Line,
+    // Volatile.
+    state: PitState,
+}
+
+impl Pit {
+    /// An idle timer whose counter 0 drives `irq0`.
+    pub fn new(irq0: Line) -> Self {
+        Self {
+            irq0,
+            state: PitState::power_on(Nanos::ZERO),
+        }
+    }
+
+    /// Makes the edges that are due.
+    pub fn advance(&mut self, now: Nanos) {
+        let [counter0, ..] = &mut self.state.counters;
+        let rising = counter0.advance(PIT_CLOCK.ticks_at(now));
+        let periodic = counter0.is_periodic();
+        self.raise(rising, periodic);
+    }
+
+    /// When OUT of counter 0 rises next.
+    pub fn next_event(&self) -> Option<Nanos> {
+        let [counter0, ..] = &self.state.counters;
+        counter0.next_rising().map(|tick| PIT_CLOCK.time_of(tick))
+    }
+
+    /// The processor has acknowledged IRQ 0: time for a tick that was missed.
+    pub fn irq0_acknowledged(&mut self) {
+        if self.state.missed > 0 {
+            self.state.missed -= 1;
+            self.irq0.edge();
+        }
+    }
+
+    /// What the speaker plays: the count of counter 2 in periods of 1/1193182 s, if it is on.
+    pub fn speaker(&self) -> Option<u32> {
+        let [.., counter2] = &self.state.counters;
+        let on = PortB::GATE2 | PortB::SPEAKER;
+        let enabled = PortB::from_bits_truncate(self.state.port_b).contains(on);
+        counter2.period().filter(|_| enabled)
+    }
+
+    /// Power-on state.
+    pub fn reset(&mut self, now: Nanos) {
+        self.state = PitState::power_on(now);
+        self.irq0.set(false);
+    }
+
+    /// The state, for a snapshot.
+    pub fn state(&self) -> &PitState {
+        &self.state
+    }
+
+    /// Goes back to a saved state.
+    pub fn restore(&mut self, mut state: PitState) {
+        for counter in &mut state.counters {
+            counter.sanitize();
+        }
+        state.missed = state.missed.min(MAX_MISSED_TICKS);
+        self.state = state;
+        self.irq0.set(self.state.irq0);
+    }
+
+    /// OUT of counter 0 rose `rising` times.
+    fn raise(&mut self, rising: u64, periodic: bool) {
+        if rising == 0 {
+            return;
+        }
+        // The line stays high until the next edge: the request must not vanish because the host
+        // looks while OUT is low again.
+        self.irq0.edge();
+        self.state.irq0 = true;
+        self.state.missed = if periodic {
+            let missed = u64::from(self.state.missed) + (rising - 1);
+            missed.min(u64::from(MAX_MISSED_TICKS)) as u8
+        } else {
+            0
+        };
+    }
+
+    fn write_control(&mut self, value: u8, tick: u64) {
+        let select = value >> 6;
+        if select == READ_BACK {
+            for (index, counter) in self.state.counters.iter_mut().enumerate() {
+                if value >> (index + 1) & 1 != 0 {
+                    counter.advance(tick);
+                    if value & READ_BACK_NO_COUNT == 0 {
+                        counter.latch_count();
+                    }
+                    if value & READ_BACK_NO_STATUS == 0 {
+                        counter.latch_status();
+                    }
+                }
+            }
+        } else if let Some(counter) = self.state.counters.get_mut(usize::from(select)) {
+            match Access::from_control(value) {
+                None => {
+                    counter.advance(tick);
+                    counter.latch_count();
+                }
+                Some(access) => {
+                    counter.advance(tick);
+                    let rising = counter.control(value, access);
+                    if select == 0 {
+                        // A new mode starts without a debt.
+                        self.raise(rising, false);
+                        self.state.missed = 0;
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_port_b(&mut self, now: Nanos) -> u8 {
+        let [.., counter2] = &mut self.state.counters;
+        counter2.advance(PIT_CLOCK.ticks_at(now));
+        let mut value = PortB::from_bits_truncate(self.state.port_b);
+        value.set(PortB::OUT2, counter2.out());
+        value.set(PortB::REFRESH, now.0 / REFRESH_TOGGLE_NANOS & 1 != 0);
+        value.bits()
+    }
+}
+
+impl PortDevice for Pit {
+    fn port_read(&mut self, port: u16, _size: AccessSize, now: Nanos) -> u32 {
+        if port == PORT_B {
+            return u32::from(self.read_port_b(now));
+        }
+        if port == COUNTER0 {
+            self.advance(now);
+        }
+        let index = usize::from(port.wrapping_sub(COUNTER0));
+        match self.state.counters.get_mut(index) {
+            Some(counter) => {
+                counter.advance(PIT_CLOCK.ticks_at(now));
+                u32::from(counter.read())
+            }
+            // The control word register cannot be read; nobody drives the bus.
+            None => AccessSize::Byte.ones(),
+        }
+    }
+
+    fn port_write(&mut self, port: u16, _size: AccessSize, value: u32, now: Nanos) {
+        // Whatever is written to counter 0, edges before it must not be lost.
+        self.advance(now);
+        let tick = PIT_CLOCK.ticks_at(now);
+        let value = value as u8;
+        match port {
+            PORT_B => {
+                self.state.port_b = value & PortB::WRITABLE.bits();
+                let gate = value & PortB::GATE2.bits() != 0;
+                let [.., counter2] = &mut self.state.counters;
+                counter2.advance(tick);
+                if counter2.gate() != gate {
+                    counter2.set_gate(gate);
+                }
+            }
+            CONTROL => self.write_control(value, tick),
+            _ => {
+                let index = usize::from(port.wrapping_sub(COUNTER0));
+                if let Some(counter) = self.state.counters.get_mut(index) {
+                    counter.advance(tick);
+                    counter.write(value);
+                }
+            }
+        }
+    }
+}
