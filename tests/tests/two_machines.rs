@@ -1,7 +1,7 @@
 //! Two machines in one process whose guest-physical pages hold different things at the same addresses,
 //! code included. They run in turns and must not see each other.
 
-use shadow_mmu::{Mmu, MmuConfig, PagingRegs};
+use shadow_mmu::{Mmu, MmuConfig};
 use translator::state::{Segment, cr0, seg};
 use translator::{CpuState, Exit, Platform, RunLimits, Vcpu, VcpuConfig};
 
@@ -80,6 +80,7 @@ impl Machine {
         let mut vcpu = Vcpu::new(VcpuConfig {
             strict: true,
             cache_bytes: 4 << 20,
+            ..VcpuConfig::default()
         })
         .expect("a vCPU");
         let mut state = CpuState::reset(0);
@@ -87,13 +88,8 @@ impl Machine {
         state.seg = [Segment::flat(0x10, false, 0); 6];
         state.seg[seg::CS] = Segment::flat(0x08, true, 0);
         state.eip = CODE;
-        mmu.set_paging(PagingRegs {
-            cr0: state.cr0,
-            cr3: 0,
-            cr4: 0,
-            efer: 0,
-        });
         *vcpu.state_mut() = state;
+        vcpu.sync_paging(&mut mmu);
         Machine {
             vcpu,
             mmu,

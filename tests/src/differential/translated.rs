@@ -7,7 +7,7 @@
 use crate::generate::Case;
 use crate::native::stage::{self, Access, GDT, GDT_ENTRIES, LDT, PAGE, REGIONS};
 use crate::native::{MachineState, Outcome, Trap};
-use shadow_mmu::{Mmu, MmuConfig, PagingRegs};
+use shadow_mmu::{Mmu, MmuConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -147,21 +147,18 @@ impl TranslatedRunner {
             ..MmuConfig::default()
         };
         let mut mmu = Mmu::new(config).map_err(|e| set_up(&e))?;
-        let vcpu = Vcpu::new(VcpuConfig {
+        let mut vcpu = Vcpu::new(VcpuConfig {
             strict: true,
             cache_bytes: 16 << 20,
+            ..VcpuConfig::default()
         })
         .map_err(|e| set_up(&e))?;
         for (address, bytes) in guest_memory() {
             mmu.write_phys(u64::from(address), &bytes)
                 .map_err(|e| set_up(&e))?;
         }
-        mmu.set_paging(PagingRegs {
-            cr0: CR0,
-            cr3: layout::DIRECTORY,
-            cr4: CR4,
-            efer: 0,
-        });
+        load(vcpu.state_mut(), &MachineState::new());
+        vcpu.sync_paging(&mut mmu);
         Ok(TranslatedRunner {
             _watchdog: Watchdog::start(vcpu.kicker()),
             vcpu,
@@ -293,9 +290,11 @@ impl TranslatedRunner {
             .map_err(|error| TranslatedError::Exit(error.to_string()))
     }
 
-    /// The host code that was emitted for the unit at a linear address, as text.
-    pub fn listing(&self, _linear: u32) -> String {
-        String::new()
+    /// Guest and host code of the unit at a linear address of the stage, as text.
+    pub fn listing(&self, linear: u32) -> String {
+        let place = stage::locate(linear);
+        let unit = place.and_then(|p| self.vcpu.unit_listing(layout::STAGE + p as u32));
+        unit.unwrap_or_default()
     }
 }
 
