@@ -105,7 +105,10 @@ impl Builder<'_> {
     /// The host operand for `size` bytes at `address`. May use R8 to R10. Call [`Builder::done`]
     /// behind the access.
     pub(super) fn operand(&mut self, address: &Address, size: u32, usage: Use) -> Operand {
-        if self.hint == AccessHint::Callout {
+        // A code segment is never writable in protected mode.
+        let through_code =
+            address.segment == seg::CS && usage.writes() && self.t.mode.protected();
+        if self.hint == AccessHint::Callout || through_code {
             self.emit_offset(host::R8, address);
             return self.prepare(address.segment, size, usage, false);
         }
