@@ -1,7 +1,7 @@
 //! The translator against the real processor: every unprivileged instruction of the claimed processor,
 //! natively and translated, from the same registers and memory.
 //!
-//! `RINGSHIFT_SEED`, `RINGSHIFT_CASES`, `RINGSHIFT_FORM`, `RINGSHIFT_CASE` and `RINGSHIFT_TRACE` choose what
+//! `RINGSHIFT_SEED`, `RINGSHIFT_CASES`, `RINGSHIFT_FORM`, `RINGSHIFT_CASE`, `RINGSHIFT_SHOW` and `RINGSHIFT_TRACE` choose what
 //! runs, see [`Settings`]; a failure prints the ones that reproduce it.
 
 use ringshift_tests::differential::{
@@ -12,9 +12,6 @@ use ringshift_tests::generate::{
 };
 use ringshift_tests::native::{NativeRunner, Outcome, stage};
 use std::collections::BTreeMap;
-
-/// Failures printed in full; the others are counted by instruction.
-const PRINTED: usize = 12;
 
 /// Everything that a run counts.
 #[derive(Default)]
@@ -105,7 +102,7 @@ impl Bench {
 
 impl Tally {
     /// Prints what was done and, in full or by number, what failed.
-    fn report(&self, forms: usize) {
+    fn report(&self, forms: usize, show: usize) {
         let excluded: usize = self.excluded.values().sum();
         eprintln!("{forms} forms, {excluded} excluded; {} cases", self.cases);
         for (rule, count) in &self.excluded {
@@ -115,17 +112,25 @@ impl Tally {
             eprintln!("  {count:6} cases not compared: {}", rule.reason());
         }
         eprintln!("  exceptions by vector: {:?}", self.vectors);
-        let mut by_code: BTreeMap<String, Vec<&Failure>> = BTreeMap::new();
+        let mut groups: BTreeMap<String, Vec<&Failure>> = BTreeMap::new();
         for failure in &self.failures {
-            let name = format!("{:?}", failure.case.form.code);
-            by_code.entry(name).or_default().push(failure);
+            groups.entry(failure.signature()).or_default().push(failure);
         }
-        // One of each instruction says more than many of the first.
-        for failures in by_code.values().take(PRINTED) {
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by_key(|(_, failures)| std::cmp::Reverse(failures.len()));
+        // One of each kind says more than many of the first.
+        for (_, failures) in groups.iter().take(show) {
             eprintln!("{}", failures[0]);
         }
-        for (code, failures) in &by_code {
-            eprintln!("  {:6} failures of {code}", failures.len());
+        for (signature, failures) in &groups {
+            eprintln!("{:6} failures: {signature}", failures.len());
+            let mut codes: BTreeMap<String, usize> = BTreeMap::new();
+            for failure in failures {
+                let name = format!("{:?}", failure.case.form.code);
+                *codes.entry(name).or_default() += 1;
+            }
+            let text: Vec<String> = codes.iter().map(|(c, n)| format!("{c} {n}")).collect();
+            eprintln!("        {}", text.join(", "));
         }
     }
 }
@@ -150,7 +155,7 @@ fn translated_code_does_what_the_processor_does() {
         }
     }
     let tally = &bench.tally;
-    tally.report(forms.len());
+    tally.report(forms.len(), settings.show);
     let excluded: usize = tally.excluded.values().sum();
     assert!(excluded * 50 <= forms.len(), "more than 2 % excluded");
     assert!(tally.cases > 0, "nothing was compared");

@@ -36,6 +36,21 @@ pub enum Difference {
     },
 }
 
+impl Difference {
+    /// What differs, without the values: failures with the same kinds have most likely one cause.
+    pub fn kind(&self) -> String {
+        match self {
+            Difference::Trap { native, translated } => {
+                format!("exception {}->{}", native.vector, translated.vector)
+            }
+            Difference::Register(_) => "register".to_owned(),
+            Difference::Fpu(_) => "FPU".to_owned(),
+            Difference::Memory { .. } => "memory".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 const GPR_NAMES: [&str; 8] = ["EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI"];
 const SEGMENT_NAMES: [&str; 6] = ["ES", "CS", "SS", "DS", "FS", "GS"];
 

@@ -23,6 +23,18 @@ pub struct Failure {
     pub listing: String,
 }
 
+impl Failure {
+    /// The kinds of what differs: a name for its likely cause.
+    pub fn signature(&self) -> String {
+        let mut kinds: Vec<String> = self.differences.iter().map(Difference::kind).collect();
+        kinds.dedup();
+        if let Err(reason) = &self.translated {
+            kinds.push(reason.chars().take(40).collect());
+        }
+        kinds.join(", ")
+    }
+}
+
 /// Differences that are printed before the rest is only counted.
 const SHOWN: usize = 12;
 

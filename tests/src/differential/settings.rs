@@ -11,6 +11,8 @@ pub struct Settings {
     pub form: Option<String>,
     /// `RINGSHIFT_CASE`: only the case with this number.
     pub case: Option<u32>,
+    /// `RINGSHIFT_SHOW`: failures printed in full.
+    pub show: usize,
     /// `RINGSHIFT_TRACE`: names each case on standard error before it runs.
     pub trace: bool,
 }
@@ -31,12 +33,13 @@ impl Settings {
         };
         Ok(Settings {
             seed: number("RINGSHIFT_SEED", Self::SEED)?,
-            cases: number("RINGSHIFT_CASES", 4)? as u32,
+            cases: number("RINGSHIFT_CASES", 16)? as u32,
             form: text("RINGSHIFT_FORM"),
             case: match text("RINGSHIFT_CASE") {
                 Some(_) => Some(number("RINGSHIFT_CASE", 0)? as u32),
                 None => None,
             },
+            show: number("RINGSHIFT_SHOW", 10)? as usize,
             trace: text("RINGSHIFT_TRACE").is_some(),
         })
     }
