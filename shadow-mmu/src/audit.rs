@@ -204,8 +204,7 @@ impl Mmu {
         if pde & 1 == 0 {
             return None;
         }
-        // CR3 loads compare directory entries without their accessed bits.
-        let pde_accessed = !space.kind.is_user() || pde & 0x20 != 0;
+        let pde_accessed = pde & 0x20 != 0;
         let nx = |e: u64| role.contains(Role::NXE) && e >> 63 != 0;
         if pde & 0x80 != 0 && role.intersects(Role::PAE | Role::PSE) {
             let size = 1u64 << shift;

@@ -197,7 +197,8 @@ impl Mmu {
         let Some(kind) = self.spaces.get(slot).map(|s| s.kind) else {
             return;
         };
-        self.register_region(slot, paging, walk.region, walk.directory.value | A);
+        let used = if t.large && dirty { A | D } else { A };
+        self.register_region(slot, paging, walk.region, walk.directory.value | used);
         let page = walk.linear >> 12;
         let spec = LeafSpec {
             kind,
@@ -254,12 +255,17 @@ impl Mmu {
         let Some(space) = self.spaces.get_mut(slot) else {
             return;
         };
-        if space.regions.get(region).is_some() {
+        if let Some(recorded) = space.regions.get(region) {
+            const IGNORED: u64 = A | D | 0xf98;
             debug_assert_eq!(
-                space.regions.get(region).map(|e| e & !(A | D | 0xf98)),
-                Some(entry & !(A | D | 0xf98)),
+                recorded & !IGNORED,
+                entry & !IGNORED,
                 "a region outlived its directory entry"
             );
+            if entry & !recorded & D != 0 {
+                let table = space.regions.table(region);
+                space.regions.insert(region, recorded | D, table);
+            }
             if let Some(uses) = space
                 .regions
                 .table(region)

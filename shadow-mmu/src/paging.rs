@@ -305,12 +305,16 @@ impl Mmu {
         };
         let tables = self.tables();
         let mut populated = 0;
-        let mut differ = Vec::new();
+        let (mut differ, mut unaccessed) = (Vec::new(), Vec::new());
         for (region, recorded) in space.regions.iter() {
             populated += 1;
             let entry = paging.directory_entry(tables, region);
-            if !entry.cacheable || (entry.value ^ recorded) & !(A | D) != 0 {
+            // Write access through a large page depends on its dirty bit.
+            let clean = paging.is_large(recorded) && recorded & !entry.value & D != 0;
+            if !entry.cacheable || clean || (entry.value ^ recorded) & !(A | D) != 0 {
                 differ.push(region);
+            } else if entry.value & A == 0 {
+                unaccessed.push(entry);
             }
         }
         if populated > FEW_REGIONS {
@@ -319,6 +323,11 @@ impl Mmu {
             } else {
                 self.mismatches = 0
             }
+        }
+        // What stays mapped may be accessed without a walk, so its accessed bit is set now; a processor may do so as well, when
+        // it walks the tables ahead of the program.
+        for entry in unaccessed {
+            self.set_table_bits(entry, A);
         }
         self.stats.supervisor_regions_dropped += differ.len() as u64;
         for region in differ {

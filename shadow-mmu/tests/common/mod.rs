@@ -2,7 +2,11 @@
 #![allow(unsafe_code)] // process_vm_readv and process_vm_writev
 #![allow(dead_code)] // each test uses its own part
 
-use shadow_mmu::{Access, FaultOutcome, Mmu, MmuConfig, MmuEvent, PagingRegs, Privilege};
+pub(crate) mod model;
+
+use shadow_mmu::{
+    Access, FaultCode, FaultOutcome, Mmu, MmuConfig, MmuEvent, PagingRegs, PhysTarget, Privilege,
+};
 
 pub(crate) const P: u32 = 1;
 pub(crate) const W: u32 = 2;
@@ -91,36 +95,61 @@ pub(crate) fn poke(base: u64, linear: u32, value: u32) -> bool {
     n == 4
 }
 
+/// How an access ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    Value(u32),
+    Fault(FaultCode),
+    /// It has to go to a device, or nowhere.
+    NotMemory(u64),
+}
+
 /// What an engine does for a load or store of translated code: tries the window, handles the fault, retries, and carries out
-/// what cannot be mapped. `None` is a true fault.
-pub(crate) fn access(mmu: &mut Mmu, linear: u32, access: Access, value: u32) -> Option<u32> {
+/// what cannot be mapped.
+pub(crate) fn engine(mmu: &mut Mmu, linear: u32, access: Access, value: u32) -> Done {
+    let write = access.kind == shadow_mmu::AccessKind::Write;
     let mut p = access.privilege;
     for _ in 0..4 {
         let base = mmu.view(p).base;
-        let done = match access.kind {
-            shadow_mmu::AccessKind::Write => poke(base, linear, value).then_some(value),
-            _ => peek(base, linear),
+        let done = if write {
+            poke(base, linear, value).then_some(value)
+        } else {
+            peek(base, linear)
         };
-        if done.is_some() {
-            return done;
+        if let Some(value) = done {
+            return Done::Value(value);
         }
         match mmu.handle_fault(linear, access) {
             FaultOutcome::Filled => p = access.privilege,
             FaultOutcome::UserPage => p = Privilege::User,
-            FaultOutcome::PageFault(_) => return None,
-            FaultOutcome::Trapped(_) if access.kind == shadow_mmu::AccessKind::Write => {
+            FaultOutcome::PageFault(fault) => return Done::Fault(fault.code),
+            FaultOutcome::Trapped(r)
+                if matches!(r.target, PhysTarget::Device | PhysTarget::Hole) =>
+            {
+                return Done::NotMemory(r.gpa);
+            }
+            FaultOutcome::Trapped(_) if write => {
                 mmu.write_linear(linear, &value.to_le_bytes(), access)
                     .unwrap();
-                return Some(value);
+                return Done::Value(value);
             }
             FaultOutcome::Trapped(_) => {
                 let mut raw = [0; 4];
                 mmu.read_linear(linear, &mut raw, access).unwrap();
-                return Some(u32::from_le_bytes(raw));
+                return Done::Value(u32::from_le_bytes(raw));
             }
         }
     }
     panic!("no progress at {linear:#x} {access:?}");
+}
+
+/// As [`engine`], for accesses to memory; `None` is a true fault.
+pub(crate) fn access(mmu: &mut Mmu, linear: u32, access: Access, value: u32) -> Option<u32> {
+    match engine(mmu, linear, access, value) {
+        Done::Value(value) => Some(value),
+        Done::Fault(_) => None,
+        Done::NotMemory(gpa) => panic!("no memory at {gpa:#x}"),
+    }
 }
 
 pub(crate) fn events(mmu: &mut Mmu) -> Vec<MmuEvent> {
