@@ -1,2 +1,7 @@
 //! The `ringshift` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringshift::cli::main()
+}

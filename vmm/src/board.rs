@@ -1,0 +1,278 @@
+//! The machine around the vCPU: the devices with a clock, the helper thread, and the serial port's
+//! two ends. Implements the port that both engines reach it through.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use devices::{AccessSize, Chipset, ChipsetEvent, Nanos};
+use translator::Platform;
+
+use crate::clock::{Clock, host_tsc};
+use crate::exits::Requests;
+use crate::helper::{Event, Helper, StopReason};
+use crate::serial::SharedOutput;
+
+/// Devices, clock, helper, serial port.
+#[derive(Debug)]
+pub struct Board {
+    chipset: Chipset,
+    clock: Clock,
+    helper: Helper,
+    output: SharedOutput,
+    /// The output has something to tell: see [`SerialOutput::attention`].
+    ///
+    /// [`SerialOutput::attention`]: crate::serial::SerialOutput::attention
+    output_attention: Arc<AtomicBool>,
+    /// Input that the serial port had no room for yet.
+    input: VecDeque<u8>,
+    /// What devices and people asked for since the run loop looked last.
+    power_off: bool,
+    reset: bool,
+    a20: Option<bool>,
+    stop: Option<StopReason>,
+}
+
+impl Board {
+    /// Puts the parts together.
+    pub(crate) fn new(
+        chipset: Chipset,
+        clock: Clock,
+        helper: Helper,
+        output: SharedOutput,
+    ) -> Board {
+        let output_attention = output.lock().attention();
+        Board {
+            chipset,
+            clock,
+            helper,
+            output,
+            output_attention,
+            input: VecDeque::new(),
+            power_off: false,
+            reset: false,
+            a20: None,
+            stop: None,
+        }
+    }
+
+    /// The devices.
+    pub fn chipset(&self) -> &Chipset {
+        &self.chipset
+    }
+
+    /// Machine time.
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// Does what is due: timers, input, events from outside. Writes the output that was kept back,
+    /// so that a prompt without a line end is seen.
+    pub fn catch_up(&mut self) {
+        while let Some(event) = self.helper.poll() {
+            self.take(event);
+        }
+        self.feed();
+        let now = self.clock.now();
+        self.chipset.advance(now);
+        self.helper.arm(self.chipset.next_event(), now);
+        self.output.lock().flush();
+    }
+
+    /// Sleeps until the vCPU has a reason to wake up from HLT, or the machine to stop.
+    pub fn sleep(&mut self) {
+        self.catch_up();
+        while !self.chipset.intr() && !self.attention() && self.stop.is_none() {
+            let now = self.clock.now();
+            // This thread waits for the deadline itself.
+            self.helper.arm(None, now);
+            if let Some(event) = self.helper.wait(self.chipset.next_event(), now) {
+                self.take(event);
+            }
+            self.catch_up();
+        }
+    }
+
+    /// What the machine wants from the run loop; each request is told once.
+    pub fn take_requests(&mut self) -> Requests {
+        self.collect_events();
+        let mut output = self.output.lock();
+        Requests {
+            power_off: std::mem::take(&mut self.power_off),
+            reset: std::mem::take(&mut self.reset),
+            matched: output.matched(),
+            output_error: output.take_error(),
+            stop: self.stop,
+        }
+    }
+
+    /// The new state of the A20 gate, if it has changed.
+    pub fn take_a20(&mut self) -> Option<bool> {
+        self.collect_events();
+        self.a20.take()
+    }
+
+    /// The RESET# wire. Typed input that has not arrived yet stays.
+    pub fn reset(&mut self) {
+        self.chipset.reset(self.clock.now());
+    }
+
+    /// Writes what was kept back.
+    pub fn flush_output(&mut self) {
+        self.output.lock().flush();
+    }
+
+    fn collect_events(&mut self) {
+        if !self.chipset.has_events() {
+            return;
+        }
+        for event in self.chipset.take_events() {
+            match event {
+                ChipsetEvent::PowerOff => self.power_off = true,
+                // Without firmware there is nobody to tell a reset of the processor from one of
+                // the machine.
+                ChipsetEvent::Reset(_) => self.reset = true,
+                ChipsetEvent::A20(open) => self.a20 = Some(open),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Input(bytes) => self.input.extend(bytes),
+            Event::Stop(reason) => {
+                self.stop.get_or_insert(reason);
+            }
+        }
+    }
+
+    /// Gives the serial port as much input as it has room for.
+    fn feed(&mut self) {
+        while !self.input.is_empty() {
+            let (front, _) = self.input.as_slices();
+            match self.chipset.serial_input(front) {
+                0 => return,
+                taken => drop(self.input.drain(..taken)),
+            }
+        }
+    }
+
+    /// After an access: it may have moved the next timer, or made room for input.
+    fn settle(&mut self, now: Nanos) {
+        self.helper.arm(self.chipset.next_event(), now);
+        if !self.input.is_empty() {
+            self.feed();
+        }
+    }
+}
+
+/// Splits `length` bytes at `address` into naturally aligned accesses of at most 4 bytes: offset
+/// and size of each.
+fn pieces(address: u64, length: usize) -> impl Iterator<Item = (usize, AccessSize)> {
+    let mut offset = 0;
+    std::iter::from_fn(move || {
+        let at = address.wrapping_add(offset as u64);
+        let size = [AccessSize::Dword, AccessSize::Word, AccessSize::Byte]
+            .into_iter()
+            .find(|size| {
+                let bytes = usize::from(size.bytes());
+                offset + bytes <= length && at.is_multiple_of(bytes as u64)
+            })?;
+        let start = offset;
+        offset += usize::from(size.bytes());
+        Some((start, size))
+    })
+}
+
+impl Platform for Board {
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        let size = AccessSize::from_bytes(usize::from(size)).unwrap_or(AccessSize::Byte);
+        let now = self.clock.now();
+        let value = self.chipset.port_read(port, size, now);
+        self.settle(now);
+        value
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        let size = AccessSize::from_bytes(usize::from(size)).unwrap_or(AccessSize::Byte);
+        let now = self.clock.now();
+        self.chipset
+            .port_write(port, size, value & size.ones(), now);
+        self.settle(now);
+    }
+
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let now = self.clock.now();
+        for (offset, size) in pieces(gpa, data.len()) {
+            let value = self
+                .chipset
+                .mmio_read(gpa.wrapping_add(offset as u64), size, now);
+            let bytes = usize::from(size.bytes());
+            if let (Some(target), Some(source)) = (
+                data.get_mut(offset..offset + bytes),
+                value.to_le_bytes().get(..bytes),
+            ) {
+                target.copy_from_slice(source);
+            }
+        }
+        self.settle(now);
+    }
+
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let now = self.clock.now();
+        for (offset, size) in pieces(gpa, data.len()) {
+            let bytes = data
+                .get(offset..offset + usize::from(size.bytes()))
+                .unwrap_or(&[]);
+            let value = bytes
+                .iter()
+                .rev()
+                .fold(0, |value, byte| value << 8 | u32::from(*byte));
+            self.chipset
+                .mmio_write(gpa.wrapping_add(offset as u64), size, value, now);
+        }
+        self.settle(now);
+    }
+
+    fn interrupt_pending(&mut self) -> bool {
+        self.chipset.intr()
+    }
+
+    fn acknowledge_interrupt(&mut self) -> u8 {
+        self.chipset.acknowledge_interrupt()
+    }
+
+    fn attention(&mut self) -> bool {
+        self.chipset.has_events() || self.output_attention.load(Ordering::Relaxed)
+    }
+
+    fn tsc(&mut self) -> u64 {
+        host_tsc()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_accesses_are_split_into_aligned_ones() {
+        let split = |address, length| {
+            pieces(address, length)
+                .map(|(offset, size)| (offset, size.bytes()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(split(0xA_0000, 4), [(0, 4)]);
+        assert_eq!(split(0xA_0001, 4), [(0, 1), (1, 2), (3, 1)]);
+        assert_eq!(split(0xA_0002, 8), [(0, 2), (2, 4), (6, 2)]);
+        assert_eq!(split(0xA_0000, 3), [(0, 2), (2, 1)]);
+        assert_eq!(split(0xA_0000, 0), []);
+        for address in 0..8u64 {
+            for length in 0..=64 {
+                let all = split(address, length);
+                let covered: usize = all.iter().map(|(_, bytes)| usize::from(*bytes)).sum();
+                assert_eq!(covered, length);
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The command line. Names and exit statuses are a contract with scripts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use decision::PolicyName;
+
+use crate::memory_size::MemorySize;
+use crate::serial::SerialTarget;
+
+/// Runs 16- and 32-bit PC guests, switching between direct execution and binary translation.
+#[derive(Debug, Parser)]
+#[command(name = "ringshift", version, about, long_about = LONG_ABOUT, after_help = STATUSES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const LONG_ABOUT: &str = "\
+Runs 16- and 32-bit PC guests the way the first VMware Workstation did. Guest code that is safe on \
+the bare processor runs there (direct execution, on KVM); everything else runs as translated code. \
+A policy picks the engine each time the guest's state changes.
+
+No privileges are needed. Without a usable /dev/kvm everything runs translated.";
+
+const STATUSES: &str = "\
+Exit status:
+  0    done: the guest switched itself off, or --until matched
+  1    runtime error (a file, the host, a guest that cannot go on)
+  2    wrong usage
+  3    the guest died of a triple fault
+  4    the guest ended before --until matched
+  124  --timeout was reached
+  130  interrupted: a signal, or the escape key
+
+Standard output carries only the guest's serial port, or what was asked for. Messages go to
+standard error.";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot the embedded demo guest and show how it ran.
+    Demo(DemoArgs),
+    /// Boot a Linux kernel.
+    Run(Box<RunArgs>),
+    /// Show what this host offers for direct execution.
+    Host(HostArgs),
+}
+
+/// Options that every run has.
+#[derive(Debug, Clone, Args)]
+pub struct CommonArgs {
+    /// Who picks the engine: vmware, translate or ring
+    ///
+    /// vmware: direct whenever it is legal (VMware's Algorithm 1). translate: never direct.
+    /// ring: direct in every legal CPL 3 state (kqemu's rule).
+    #[arg(long, value_name = "NAME", default_value_t = PolicyName::Vmware)]
+    pub policy: PolicyName,
+
+    /// Write statistics of the run to this file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub stats: Option<PathBuf>,
+
+    /// What to log to standard error, as tracing filters
+    ///
+    /// Levels are error, warn, info, debug and trace, alone or for a target:
+    /// 'info', 'warn,devices=debug', 'ringshift::switch=trace' (every switch of engine).
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    pub log: String,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ringshift demo
+  ringshift demo --seed 42 --policy translate")]
+pub struct DemoArgs {
+    /// Seed of the guest's computations; the results are checked against the host's own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  A kernel with its first messages on this terminal (without console= the kernel is silent):
+    ringshift run --kernel vmlinuz --append 'console=ttyS0'
+
+  A shell in an initial RAM disk; Ctrl-C goes to the guest, Ctrl-A x quits:
+    ringshift run --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0 rdinit=/bin/sh'
+
+  In a script: wait for a text, give up after a minute, keep the output and the statistics:
+    ringshift run --kernel vmlinuz --initrd initrd.gz --append 'console=ttyS0' \\
+        --serial file:boot.log --until 'login:' --timeout 60 --stats boot.json
+
+  Every switch between the engines, with its reason:
+    ringshift run --kernel vmlinuz --log ringshift::switch=trace")]
+pub struct RunArgs {
+    /// The kernel, a bzImage (vmlinuz) for i386
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+
+    /// The initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// The kernel's command line, such as 'console=ttyS0'
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub append: String,
+
+    /// Memory of the guest: a number of MiB, or with a suffix K, M or G
+    #[arg(short, long, value_name = "SIZE", default_value_t = MemorySize::DEFAULT)]
+    pub memory: MemorySize,
+
+    /// Where the serial port leads: stdio, null or file:PATH
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub serial: SerialTarget,
+
+    /// End the run, with status 0, once the guest has written this text to its serial port
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub until: Option<String>,
+
+    /// End the run, with status 124, after this time in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<Duration>,
+
+    /// Stop at the first instruction that is not translated
+    #[arg(long)]
+    pub strict: bool,
+
+    /// End the run when the guest resets the machine
+    #[arg(long)]
+    pub no_reboot: bool,
+
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Arguments of `host`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ringshift host
+  ringshift host --json")]
+pub struct HostArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| *seconds > 0.0)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn run_args(args: &[&str]) -> RunArgs {
+        let line = ["ringshift", "run", "--kernel", "k"];
+        match Cli::try_parse_from(line.iter().chain(args)) {
+            Ok(Cli {
+                command: Command::Run(args),
+            }) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(args: &[&str]) -> clap::Error {
+        let error = Cli::try_parse_from(["ringshift"].iter().chain(args)).expect_err("refused");
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let args = run_args(&[]);
+        assert_eq!(args.memory.bytes(), 128 << 20);
+        assert_eq!(args.serial, SerialTarget::Stdio);
+        assert_eq!(args.common.policy, PolicyName::Vmware);
+        assert_eq!(
+            (
+                args.initrd,
+                args.until,
+                args.timeout,
+                args.strict,
+                args.no_reboot
+            ),
+            (None, None, None, false, false)
+        );
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        let args = run_args(&[
+            "--initrd",
+            "i",
+            "--append",
+            "console=ttyS0",
+            "-m",
+            "64",
+            "--policy",
+            "ring",
+            "--serial",
+            "file:out",
+            "--stats",
+            "s.json",
+            "--until",
+            "login:",
+            "--timeout",
+            "1.5",
+            "--strict",
+            "--no-reboot",
+            "--log",
+            "debug",
+        ]);
+        assert_eq!(args.memory.bytes(), 64 << 20);
+        assert_eq!(args.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(args.serial, SerialTarget::File("out".into()));
+        assert!(args.strict && args.no_reboot);
+        assert_eq!(args.common.policy, PolicyName::Ring);
+        assert_eq!(args.common.log, "debug");
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_status_2() {
+        for args in [
+            &["run"][..],
+            &["run", "--kernel", "k", "--policy", "best"],
+            &["run", "--kernel", "k", "--frobnicate"],
+            &["run", "--kernel", "k", "-m", "0"],
+            &["run", "--kernel", "k", "-m", "1M"],
+            &["run", "--kernel", "k", "-m", "1T"],
+            &["run", "--kernel", "k", "--timeout", "-1"],
+            &["run", "--kernel", "k", "--timeout", "soon"],
+            &["run", "--kernel", "k", "--until", ""],
+            &["run", "--kernel", "k", "--serial", "com1"],
+            &["demo", "--seed", "x"],
+            &["dance"],
+            &[],
+        ] {
+            refused(args);
+        }
+        let error = refused(&["run", "--kernel", "k", "--policy", "best"]).to_string();
+        assert!(error.contains("vmware, translate, ring"), "{error}");
+        let error = refused(&["run", "--kernel", "k", "-m", "1T"]).to_string();
+        assert!(error.contains("the most is 3G"), "{error}");
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        let error = Cli::try_parse_from(["ringshift", "run", "--help"]).expect_err("help");
+        assert_eq!(error.kind(), ErrorKind::DisplayHelp);
+        assert!(error.to_string().contains("--until 'login:'"));
+    }
+}

@@ -1,0 +1,88 @@
+//! `ringshift demo`: boots the embedded guest, checks its results, shows how it ran.
+
+use std::io::{self, Write};
+
+use super::args::DemoArgs;
+use super::{CliError, StatsFile, Status, complain, describe, emergency, start_log, take_signals};
+use crate::demo::{self, DemoParams};
+use crate::exits::Ending;
+use crate::guest::Guest;
+use crate::helper::Watch;
+use crate::machine::{Machine, MachineConfig};
+use crate::memory_size::MemorySize;
+use crate::serial::SerialTarget;
+
+/// Runs the subcommand.
+pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
+    start_log(&args.common.log)?;
+    let stats = StatsFile::create(args.common.stats.as_deref())?;
+    let params = DemoParams {
+        seed: args.seed,
+        ..DemoParams::default()
+    };
+    let image = demo::image(&params);
+    let (cs, ip) = image.entry;
+    let guest = Guest::RealMode {
+        bytes: image.bytes,
+        address: image.load_address,
+        cs,
+        ip,
+    };
+    let config = MachineConfig {
+        memory: MemorySize::DEMO,
+        policy: args.common.policy,
+        strict: true,
+        end_at_reset: true,
+        serial: SerialTarget::Stdio,
+        watch: Watch {
+            signals: Some(take_signals()?),
+            emergency: Some(emergency(None)),
+            ..Watch::default()
+        },
+        direct: true,
+        ..MachineConfig::default()
+    };
+    let mut machine = Machine::new(config, guest).map_err(CliError::Machine)?;
+
+    let result = machine.run();
+    let report = machine.report(&describe(&result));
+    stats.write(&report)?;
+    let ending = result?;
+    writeln!(io::stdout(), "{}", report.summary()).map_err(CliError::Stdout)?;
+    match ending {
+        Ending::PowerOff => check(&params, &machine),
+        other => Ok(Status::of(other, false)),
+    }
+}
+
+/// Compares what the guest left in memory with the host's own computation.
+fn check(params: &DemoParams, machine: &Machine) -> Result<Status, CliError> {
+    let results = demo::read_results(|address, bytes| {
+        if machine.memory().read_phys(address, bytes).is_err() {
+            bytes.fill(0xFF);
+        }
+    })
+    .map_err(CliError::NoResults)?;
+    let checks = demo::check(params, &results);
+    let wrong = checks.iter().filter(|check| !check.ok).count();
+    for check in checks.iter().filter(|check| !check.ok) {
+        complain(format_args!(
+            "{}: the guest computed {}, the host {}",
+            check.name, check.got, check.expected
+        ));
+    }
+    if wrong > 0 {
+        return Err(CliError::WrongResults {
+            wrong,
+            all: checks.len(),
+        });
+    }
+    writeln!(
+        io::stdout(),
+        "results        all {} agree with the host's own computation (seed {})",
+        checks.len(),
+        params.seed
+    )
+    .map_err(CliError::Stdout)?;
+    Ok(Status::Done)
+}

@@ -1,0 +1,284 @@
+//! The `ringshift` command.
+
+pub mod args;
+mod demo;
+mod host;
+mod run;
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::console::RawTerminal;
+use crate::demo::DemoError;
+use crate::exits::{Ending, RunError};
+use crate::guest::GuestError;
+use crate::helper::{Emergency, StopReason};
+use crate::machine::MachineError;
+use crate::report::Report;
+use args::{Cli, Command};
+
+/// The exit statuses of the command. They are a contract with scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Done.
+    Done = 0,
+    /// Runtime error.
+    Error = 1,
+    /// Wrong usage. clap's own errors have the same status.
+    Usage = 2,
+    /// The guest died of a triple fault.
+    TripleFault = 3,
+    /// The guest ended before the text that was waited for came.
+    NotMatched = 4,
+    /// The time allowed for the run is over.
+    Timeout = 124,
+    /// A signal, or the escape key.
+    Interrupted = 130,
+}
+
+impl Status {
+    /// The status for the way a run ended. `waiting` tells that a text was waited for.
+    fn of(ending: Ending, waiting: bool) -> Status {
+        match ending {
+            Ending::Matched => Status::Done,
+            Ending::PowerOff | Ending::Reset if waiting => Status::NotMatched,
+            Ending::PowerOff | Ending::Reset => Status::Done,
+            Ending::Stopped(reason) => Status::of_stop(reason),
+        }
+    }
+
+    fn of_stop(reason: StopReason) -> Status {
+        match reason {
+            StopReason::Timeout => Status::Timeout,
+            StopReason::Signal(_) | StopReason::Quit => Status::Interrupted,
+        }
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// What ends a subcommand early.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// a file cannot be read
+    #[error("cannot read {what} {}", path.display())]
+    Read {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// a kernel or initrd that cannot be loaded
+    #[error("cannot boot {}", path.display())]
+    Guest {
+        path: PathBuf,
+        #[source]
+        source: GuestError,
+    },
+    /// no machine
+    #[error("cannot set up the machine")]
+    Machine(#[source] MachineError),
+    /// the run went wrong
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// a file cannot be written
+    #[error("cannot write the statistics to {}", path.display())]
+    Stats {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// the host refuses something
+    #[error("cannot {what}")]
+    Host {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// the demo left no results
+    #[error("the demo did not come to its end")]
+    NoResults(#[source] DemoError),
+    /// the demo's results are wrong
+    #[error("{wrong} of {all} results of the demo are wrong")]
+    WrongResults { wrong: usize, all: usize },
+    /// the log filter is malformed
+    #[error("'{filter}' is no log filter: {reason}; an example is 'info,ringshift::switch=trace'")]
+    LogFilter { filter: String, reason: String },
+    /// standard output cannot be written
+    #[error("cannot write to standard output")]
+    Stdout(#[source] io::Error),
+}
+
+impl CliError {
+    fn status(&self) -> Status {
+        match self {
+            CliError::Run(RunError::TripleFault { .. }) => Status::TripleFault,
+            CliError::LogFilter { .. } => Status::Usage,
+            _ => Status::Error,
+        }
+    }
+}
+
+/// The whole command: parses the command line, does what it asks, tells errors.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Demo(args) => demo::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Host(args) => host::main(args),
+    };
+    match result {
+        Ok(status) => status.into(),
+        Err(error) => {
+            tell(&error);
+            error.status().into()
+        }
+    }
+}
+
+/// Prints an error with its causes, one line for all.
+fn tell(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Transparent wrappers repeat their cause.
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    complain(format_args!("error: {text}"));
+}
+
+/// A line for the user on standard error. Where that is closed, nobody is there to be told.
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "ringshift: {text}");
+}
+
+/// Starts the log on standard error.
+fn start_log(filter: &str) -> Result<(), CliError> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| CliError::LogFilter {
+            filter: filter.to_owned(),
+            reason: error.to_string(),
+        })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .without_time()
+        .init();
+    Ok(())
+}
+
+/// Takes the signals that end a run off the threads, so that the helper thread can read them.
+fn take_signals() -> Result<SignalFd, CliError> {
+    let host = |what| {
+        move |error: nix::Error| CliError::Host {
+            what,
+            source: error.into(),
+        }
+    };
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    signals.thread_block().map_err(host("block signals"))?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(host("watch for signals"))
+}
+
+/// Ends the process where the vCPU thread does not: with the terminal restored and the status that
+/// the run would have had.
+fn emergency(terminal: Option<Arc<RawTerminal>>) -> Emergency {
+    Box::new(move |reason| {
+        if let Some(terminal) = terminal {
+            terminal.restore();
+        }
+        complain("the vCPU does not respond; giving up");
+        std::process::exit(i32::from(Status::of_stop(reason) as u8));
+    })
+}
+
+/// The statistics file, made before the run: a path that cannot be written is found at once.
+#[derive(Debug)]
+struct StatsFile(Option<(PathBuf, File)>);
+
+impl StatsFile {
+    fn create(path: Option<&Path>) -> Result<StatsFile, CliError> {
+        let Some(path) = path else {
+            return Ok(StatsFile(None));
+        };
+        let file = File::create(path).map_err(|source| CliError::Stats {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(StatsFile(Some((path.to_owned(), file))))
+    }
+
+    fn write(self, report: &Report) -> Result<(), CliError> {
+        let Some((path, mut file)) = self.0 else {
+            return Ok(());
+        };
+        serde_json::to_string_pretty(report)
+            .map_err(io::Error::from)
+            .and_then(|text| writeln!(file, "{text}"))
+            .map_err(|source| CliError::Stats { path, source })
+    }
+}
+
+/// The way a run ended, for people and for the statistics.
+fn describe(result: &Result<Ending, RunError>) -> String {
+    match result {
+        Ok(Ending::PowerOff) => "the guest switched itself off".to_owned(),
+        Ok(Ending::Reset) => "the guest reset the machine".to_owned(),
+        Ok(Ending::Matched) => "the text that was waited for has come".to_owned(),
+        Ok(Ending::Stopped(StopReason::Timeout)) => "the time allowed is over".to_owned(),
+        Ok(Ending::Stopped(StopReason::Signal(number))) => format!("signal {number}"),
+        Ok(Ending::Stopped(StopReason::Quit)) => "the user quit".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exits::Place;
+
+    #[test]
+    fn every_ending_has_the_status_of_the_contract() {
+        for (ending, waiting, status) in [
+            (Ending::PowerOff, false, 0),
+            (Ending::PowerOff, true, 4),
+            (Ending::Reset, false, 0),
+            (Ending::Reset, true, 4),
+            (Ending::Matched, true, 0),
+            (Ending::Stopped(StopReason::Timeout), false, 124),
+            (Ending::Stopped(StopReason::Timeout), true, 124),
+            (Ending::Stopped(StopReason::Signal(15)), true, 130),
+            (Ending::Stopped(StopReason::Quit), false, 130),
+        ] {
+            assert_eq!(Status::of(ending, waiting) as u8, status, "{ending:?}");
+        }
+        let at = Place::default();
+        let status = |error: RunError| CliError::from(error).status() as u8;
+        assert_eq!(status(RunError::TripleFault { at }), 3);
+        assert_eq!(status(RunError::HaltedForever { at }), 1);
+        assert_eq!(
+            status(RunError::Output(io::ErrorKind::BrokenPipe.into())),
+            1
+        );
+    }
+}

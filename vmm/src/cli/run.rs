@@ -1,0 +1,123 @@
+//! `ringshift run`: boots a Linux kernel.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::args::RunArgs;
+use super::{CliError, StatsFile, Status, complain, describe, emergency, start_log, take_signals};
+use crate::console::{EscapeKey, NOTICE, RawTerminal};
+use crate::guest::{Guest, GuestError};
+use crate::helper::{Input, Watch};
+use crate::machine::{Machine, MachineConfig, MachineError};
+use crate::serial::{SerialTarget, Until};
+
+/// Runs the subcommand.
+pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
+    start_log(&args.common.log)?;
+    let stats = StatsFile::create(args.common.stats.as_deref())?;
+    let guest = Guest::Linux {
+        kernel: read("the kernel", &args.kernel)?,
+        initrd: args
+            .initrd
+            .as_deref()
+            .map(|path| read("the initrd", path))
+            .transpose()?,
+        command_line: args.append.clone(),
+    };
+    if let Some(hint) = console_hint(args) {
+        complain(hint);
+    }
+
+    let signals = take_signals()?;
+    let (input, terminal) = input(&args.serial)?;
+    let config = MachineConfig {
+        memory: args.memory,
+        policy: args.common.policy,
+        strict: args.strict,
+        end_at_reset: args.no_reboot,
+        serial: args.serial.clone(),
+        until: args.until.as_deref().and_then(Until::new),
+        watch: Watch {
+            input,
+            signals: Some(signals),
+            timeout: args.timeout,
+            emergency: Some(emergency(terminal.clone())),
+        },
+        direct: true,
+    };
+    let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
+
+    let result = machine.run();
+    // Messages belong on a terminal that is itself again.
+    drop(terminal);
+    stats.write(&machine.report(&describe(&result)))?;
+    tracing::info!("{}", describe(&result));
+    let status = Status::of(result?, args.until.is_some());
+    if status == Status::NotMatched {
+        complain("the guest ended before --until matched");
+    }
+    Ok(status)
+}
+
+/// Names the file that is to blame.
+fn set_up_error(args: &RunArgs, error: MachineError) -> CliError {
+    match (error, &args.initrd) {
+        (MachineError::Guest(GuestError::Loader(source)), Some(initrd)) if source.is_initrd() => {
+            CliError::Guest {
+                path: initrd.clone(),
+                source: source.into(),
+            }
+        }
+        (MachineError::Guest(source), _) => CliError::Guest {
+            path: args.kernel.clone(),
+            source,
+        },
+        (error, _) => CliError::Machine(error),
+    }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|source| CliError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Linux is silent on a machine without a display unless it is told to use the serial port.
+fn console_hint(args: &RunArgs) -> Option<&'static str> {
+    let told = args
+        .append
+        .split_whitespace()
+        .any(|word| word.starts_with("console=") || word.starts_with("earlyprintk="));
+    (!told && args.serial != SerialTarget::Null).then_some(
+        "hint: without 'console=ttyS0' in --append the kernel writes nothing to the serial port",
+    )
+}
+
+/// The serial port's input, and the terminal in raw mode if it comes from one.
+fn input(target: &SerialTarget) -> Result<(Option<Input>, Option<Arc<RawTerminal>>), CliError> {
+    if *target != SerialTarget::Stdio {
+        return Ok((None, None));
+    }
+    let failed = |source| CliError::Host {
+        what: "use standard input",
+        source,
+    };
+    let stdin = io::stdin();
+    let Ok(source) = stdin.as_fd().try_clone_to_owned() else {
+        // It is closed: a guest without a keyboard.
+        return Ok((None, None));
+    };
+    let terminal = RawTerminal::enter(&stdin).map_err(failed)?.map(Arc::new);
+    if terminal.is_some() && io::stderr().is_terminal() {
+        complain(NOTICE);
+    }
+    let input = Input {
+        source,
+        escape: terminal.as_ref().map(|_| EscapeKey::default()),
+    };
+    Ok((Some(input), terminal))
+}

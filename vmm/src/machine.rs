@@ -1,0 +1,266 @@
+//! A machine: memory, vCPU, devices, decision, and the guest that it boots.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use decision::{Decider, EngineCosts, HostSupport, PolicyName};
+use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
+use devices::bus::BusError;
+use devices::{Chipset, ChipsetConfig, ChipsetCounters};
+use shadow_mmu::{Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind};
+use translator::state::reg;
+use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
+
+use crate::board::Board;
+use crate::clock::{Clock, host_tsc, wall_clock};
+use crate::engine::{DirectEngine, Kick};
+use crate::guest::{Guest, GuestError};
+use crate::helper::{Helper, Watch};
+use crate::inputs::DescriptorTables;
+use crate::memory_size::MemorySize;
+use crate::report::{Counters, Report, SCHEMA, Times, mmu_counters};
+use crate::run_loop::Account;
+use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct MachineConfig {
+    /// Memory.
+    pub memory: MemorySize,
+    /// Who picks the engine.
+    pub policy: PolicyName,
+    /// Stop at the first instruction that is not translated.
+    pub strict: bool,
+    /// A reset by the guest ends the run.
+    pub end_at_reset: bool,
+    /// Where the serial output goes.
+    pub serial: SerialTarget,
+    /// Text in the serial output that ends the run.
+    pub until: Option<Until>,
+    /// Input, signals, time limit.
+    pub watch: Watch,
+    /// Look for direct execution on this host, where the policy has a use for it.
+    pub direct: bool,
+}
+
+impl Default for MachineConfig {
+    /// A machine whose serial port leads nowhere, with everything translated.
+    fn default() -> Self {
+        MachineConfig {
+            memory: MemorySize::DEFAULT,
+            policy: PolicyName::Translate,
+            strict: false,
+            end_at_reset: false,
+            serial: SerialTarget::Null,
+            until: None,
+            watch: Watch::default(),
+            direct: false,
+        }
+    }
+}
+
+/// Why a machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// no memory
+    #[error("the guest's memory cannot be set up")]
+    Memory(#[from] MmuError),
+    /// no vCPU
+    #[error("the translator cannot be set up")]
+    Vcpu(#[from] VcpuError),
+    /// nothing to boot
+    #[error("the guest cannot be loaded")]
+    Guest(#[from] GuestError),
+    /// no output
+    #[error("the serial port cannot lead to {target}")]
+    Output {
+        /// Where it was to lead.
+        target: SerialTarget,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// devices that do not go together
+    #[error("the devices cannot be put together")]
+    Devices(#[from] BusError),
+    /// no ACPI tables
+    #[error("the ACPI tables cannot be built")]
+    Acpi(#[from] AcpiError),
+    /// no helper thread
+    #[error("the helper thread cannot be started")]
+    Helper(#[source] io::Error),
+}
+
+/// A machine with one vCPU.
+#[derive(Debug)]
+pub struct Machine {
+    pub(crate) mmu: Mmu,
+    pub(crate) vcpu: Vcpu,
+    pub(crate) direct: Option<Box<dyn DirectEngine>>,
+    pub(crate) board: Board,
+    pub(crate) decider: Decider,
+    pub(crate) tables: DescriptorTables,
+    pub(crate) account: Account,
+    pub(crate) end_at_reset: bool,
+    guest: Guest,
+    acpi: AcpiTables,
+    /// What EDX holds after a reset.
+    signature: u32,
+}
+
+impl Machine {
+    /// Makes a machine and loads its guest.
+    pub fn new(config: MachineConfig, guest: Guest) -> Result<Machine, MachineError> {
+        let wants_direct = config.direct && config.policy != PolicyName::Translate;
+        let direct = open_direct(wants_direct);
+        let mut mmu = Mmu::new(MmuConfig {
+            ram_bytes: config.memory.bytes(),
+            mirror_edits: direct.is_some(),
+            ..MmuConfig::default()
+        })?;
+        let vcpu = Vcpu::new(VcpuConfig {
+            strict: config.strict,
+            ..VcpuConfig::default()
+        })?;
+        let signature = vcpu.state().gpr[reg::EDX];
+
+        let mut kickers: Vec<Arc<dyn Kick>> = vec![Arc::new(vcpu.kicker())];
+        kickers.extend(direct.as_ref().map(|direct| direct.kicker()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let output = SerialOutput::open(&config.serial, config.until, Arc::clone(&stop)).map_err(
+            |source| MachineError::Output {
+                target: config.serial,
+                source,
+            },
+        )?;
+        let helper = Helper::start(config.watch, kickers, stop).map_err(MachineError::Helper)?;
+
+        let output = SharedOutput::new(output);
+        let chipset = Chipset::new(ChipsetConfig {
+            wall_clock: wall_clock(),
+            memory_size: config.memory.bytes(),
+            com1: Box::new(output.clone()),
+        })?;
+        for range in chipset.mmio_ranges() {
+            let first = range.start() / PAGE_SIZE * PAGE_SIZE;
+            let bytes = (range.end() + 1 - first).next_multiple_of(PAGE_SIZE);
+            mmu.set_range(first, bytes, RangeKind::Device)?;
+        }
+        let (support, costs) = match &direct {
+            Some(direct) => (direct.support(), direct.costs()),
+            None => (HostSupport::NONE, EngineCosts::default()),
+        };
+        let mut machine = Machine {
+            mmu,
+            vcpu,
+            direct,
+            board: Board::new(chipset, Clock::start(), helper, output),
+            decider: Decider::new(config.policy.build(), support, costs),
+            tables: DescriptorTables::default(),
+            account: Account::default(),
+            end_at_reset: config.end_at_reset,
+            guest,
+            acpi: acpi::build(&AcpiConfig::default())?,
+            signature,
+        };
+        machine.boot()?;
+        Ok(machine)
+    }
+
+    /// Puts the vCPU into its reset state, and the guest into memory and at its start. Memory that
+    /// the guest does not load keeps its contents, as on a PC.
+    fn boot(&mut self) -> Result<(), GuestError> {
+        self.mmu.set_a20(true);
+        self.mmu
+            .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
+        let state = self.vcpu.state_mut();
+        *state = CpuState::reset(self.signature);
+        // The guest's time-stamp counter starts at zero.
+        state.msrs.tsc_offset = host_tsc().wrapping_neg();
+        self.guest
+            .boot(&mut self.mmu, state, Some(self.acpi.rsdp))?;
+        self.vcpu.sync_paging(&mut self.mmu);
+        Ok(())
+    }
+
+    /// The RESET# wire: devices and vCPU start again.
+    pub(crate) fn reset(&mut self) -> Result<(), GuestError> {
+        self.account.resets += 1;
+        self.board.reset();
+        self.boot()
+    }
+
+    /// Guest-physical memory.
+    pub fn memory(&self) -> &Mmu {
+        &self.mmu
+    }
+
+    /// The vCPU's state.
+    pub fn state(&self) -> &CpuState {
+        self.vcpu.state()
+    }
+
+    /// Direct execution is there.
+    pub fn has_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The counters of the run so far. `ending` tells how it ended.
+    pub fn report(&self, ending: &str) -> Report {
+        let history = self.decider.history();
+        Report {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ending: ending.to_owned(),
+            policy: self.decider.policy_name().to_owned(),
+            direct_available: self.has_direct(),
+            memory_bytes: self.mmu.ram_bytes(),
+            resets: self.account.resets,
+            time: Times {
+                total_ns: self.board.now().0,
+                translator_ns: history.translated_ns,
+                direct_ns: history.direct_ns,
+                halted_ns: self.account.halted_ns,
+            },
+            runs: crate::report::Runs {
+                translator: history.translated_runs,
+                direct: history.direct_runs,
+            },
+            exits: self.account.exits(),
+            decisions: self.decider.statistics().clone(),
+            direct: self
+                .direct
+                .as_ref()
+                .map(|direct| direct.statistics())
+                .unwrap_or_default(),
+            translator: self.vcpu.stats().clone(),
+            mmu: mmu_counters(self.mmu.stats()),
+            devices: device_counters(&self.board.chipset().counters()),
+        }
+    }
+}
+
+fn device_counters(counters: &ChipsetCounters) -> Counters {
+    let buses = [
+        ("port_reads", counters.ports.reads),
+        ("port_writes", counters.ports.writes),
+        ("unclaimed_port_accesses", counters.ports.unclaimed),
+        ("memory_reads", counters.mmio.reads),
+        ("memory_writes", counters.mmio.writes),
+        ("unclaimed_memory_accesses", counters.mmio.unclaimed),
+        ("spurious_interrupts", counters.spurious),
+    ];
+    let interrupts = counters.interrupts.iter().enumerate();
+    buses
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count))
+        .chain(interrupts.map(|(irq, count)| (format!("irq{irq}_interrupts"), *count)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+/// Direct execution, if it is wanted and this host has it.
+fn open_direct(_wanted: bool) -> Option<Box<dyn DirectEngine>> {
+    None
+}

@@ -1,0 +1,175 @@
+//! The run loop of a vCPU.
+//!
+//! Build the decision's inputs from the vCPU; decide; run the chosen engine until it comes back
+//! with an exit; handle the exit; record the switch if there was one. Both engines come back as
+//! soon as the answer could change.
+
+use std::collections::BTreeMap;
+
+use decision::{Decision, Engine, ExitKind, Inputs, PolicyName, SwitchRecord};
+use translator::state::seg;
+use translator::{Exit, RunLimits};
+
+use crate::exits::{Action, Ending, Place, RunError, Situation, handle};
+use crate::machine::Machine;
+use crate::report::Counters;
+
+/// What the run loop counts.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) halted_ns: u64,
+    pub(crate) resets: u64,
+    exits: BTreeMap<&'static str, u64>,
+    /// How the last run ended, and its length.
+    last: Option<(ExitKind, u64)>,
+    /// Direct execution left at an instruction that the translator has to run.
+    replay: bool,
+}
+
+impl Account {
+    pub(crate) fn exits(&self) -> Counters {
+        self.exits
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect()
+    }
+}
+
+impl Machine {
+    /// Runs the guest until it, the user or an error ends the run.
+    pub fn run(&mut self) -> Result<Ending, RunError> {
+        let result = self.run_to_the_end();
+        self.board.flush_output();
+        result
+    }
+
+    fn run_to_the_end(&mut self) -> Result<Ending, RunError> {
+        loop {
+            self.board.catch_up();
+            let replay = self.account.replay;
+            let inputs = self.tables.inputs(self.vcpu.state(), &self.mmu, replay);
+            let previous = self.decider.last_engine();
+            let decision = self.decider.decide(&inputs);
+            if previous.is_some_and(|engine| engine != decision.engine) {
+                self.record_switch(&inputs, &decision);
+            }
+            let exit = self.run_engine(decision.engine);
+            if let Some(open) = self.board.take_a20() {
+                self.mmu.set_a20(open);
+            }
+            if let Some(ending) = self.handle(exit)? {
+                return Ok(ending);
+            }
+        }
+    }
+
+    /// Runs one engine, and notes for how long and how it ended.
+    fn run_engine(&mut self, engine: Engine) -> Exit {
+        let start = self.board.now();
+        let replay = std::mem::take(&mut self.account.replay);
+        let (exit, kind) = match (engine, &mut self.direct) {
+            (Engine::Direct, Some(direct)) => {
+                let state = self.vcpu.state_mut();
+                let left = direct.run(state, &mut self.mmu, &mut self.board);
+                (left.exit, left.kind)
+            }
+            (Engine::Translator, _) if replay => {
+                let exit = self.vcpu.step(&mut self.mmu, &mut self.board);
+                let kind = kind_of(&exit);
+                (exit, kind)
+            }
+            // Without a direct engine nothing is legal, so the decision cannot have been Direct.
+            (Engine::Translator | Engine::Direct, direct) => {
+                let limits = RunLimits {
+                    stop_to_decide: direct.is_some()
+                        && self.decider.policy_name() != PolicyName::Translate.name(),
+                };
+                let exit = self.vcpu.run(&mut self.mmu, &mut self.board, limits);
+                let kind = kind_of(&exit);
+                (exit, kind)
+            }
+        };
+        let ns = self.board.now().since(start);
+        self.decider.ran(engine, ns);
+        self.account.last = Some((kind, ns));
+        *self.account.exits.entry(exit.name()).or_default() += 1;
+        exit
+    }
+
+    /// Carries out what an exit leads to; `Some` ends the run.
+    fn handle(&mut self, mut exit: Exit) -> Result<Option<Ending>, RunError> {
+        loop {
+            let requests = self.board.take_requests();
+            match handle(exit, requests, &self.situation())? {
+                Action::Resume => {}
+                Action::TakeInterrupt => {
+                    exit = self.vcpu.take_interrupt(&mut self.mmu, &mut self.board);
+                    continue;
+                }
+                Action::Replay => self.account.replay = true,
+                Action::Sleep => self.sleep(),
+                Action::Reset => self.reset().map_err(RunError::Reload)?,
+                Action::End(ending) => return Ok(Some(ending)),
+            }
+            return Ok(None);
+        }
+    }
+
+    fn sleep(&mut self) {
+        let start = self.board.now();
+        self.board.sleep();
+        self.account.halted_ns += self.board.now().since(start);
+    }
+
+    fn situation(&self) -> Situation {
+        let state = self.vcpu.state();
+        Situation {
+            at: Place {
+                cs: state.seg[seg::CS].selector,
+                eip: state.eip,
+                cpl: state.cpl,
+            },
+            interrupts_enabled: state.interrupt_flag(),
+            end_at_reset: self.end_at_reset,
+        }
+    }
+
+    fn record_switch(&self, inputs: &Inputs, decision: &Decision) {
+        let (kind, run_ns) = self.account.last.unwrap_or((ExitKind::None, 0));
+        let record = SwitchRecord::new(0, inputs, decision.engine, decision.reasons).after_run(
+            self.board.now().0,
+            run_ns,
+            None,
+            kind,
+        );
+        tracing::event!(
+            target: "ringshift::switch",
+            tracing::Level::TRACE,
+            time_ns = record.time_ns,
+            from = record.from.name(),
+            to = record.to.name(),
+            reasons = %record.reasons,
+            cs = format_args!("{:#06x}", record.cs),
+            eip = format_args!("{:#010x}", record.eip),
+            cpl = record.cpl,
+            eflags = format_args!("{:#010x}", record.eflags),
+            cr3 = format_args!("{:#010x}", record.cr3),
+            exit = ?record.exit,
+            run_ns = record.run_ns,
+        );
+    }
+}
+
+/// The translator's exits in the words of the record.
+fn kind_of(exit: &Exit) -> ExitKind {
+    match exit {
+        Exit::Kicked | Exit::Attention => ExitKind::Kick,
+        Exit::InterruptReady => ExitKind::Interrupt,
+        Exit::Halted => ExitKind::Halt,
+        Exit::Shutdown => ExitKind::Shutdown,
+        Exit::Decide => ExitKind::StateChanged,
+        Exit::Budget => ExitKind::Replayed,
+        Exit::Replay => ExitKind::Exception,
+        Exit::Untranslated { .. } | Exit::Internal(_) => ExitKind::Internal,
+    }
+}
