@@ -145,6 +145,7 @@ impl DirectExecution {
     fn follow_tables(&mut self, mmu: &mut Mmu) -> Result<(), WorldError> {
         let root = mmu.shadow_root(Privilege::User).address;
         mmu.take_edits(&mut self.edits);
+        keep_last(&mut self.edits);
         for edit in self.edits.drain(..) {
             self.world.edit(edit.address, edit.value)?;
         }
@@ -313,6 +314,14 @@ impl DirectEngine for DirectExecution {
     }
 }
 
+/// Drops edits that a later one of the same entry makes pointless; their order does not matter, as
+/// CR3 is loaded after all of them.
+fn keep_last(edits: &mut Vec<TableEdit>) {
+    edits.reverse();
+    edits.sort_by_key(|edit| edit.address); // stable: the last edit of an entry comes first
+    edits.dedup_by_key(|edit| edit.address);
+}
+
 /// The fast path: a fault that the shadow table caused and that filling it resolves. `None` if so.
 fn page_fault(mmu: &mut Mmu, fault: Fault) -> Option<DirectExit> {
     let code = FaultCode::from_bits_truncate(fault.error);
@@ -330,7 +339,7 @@ fn page_fault(mmu: &mut Mmu, fault: Fault) -> Option<DirectExit> {
     let Ok(linear) = u32::try_from(fault.address) else {
         return Some(replay(ExitKind::Exception));
     };
-    match mmu.handle_fault(linear, access) {
+    match mmu.shadow_fault(linear, access) {
         FaultOutcome::Filled | FaultOutcome::UserPage => None,
         FaultOutcome::Trapped(_) => Some(replay(ExitKind::DeviceMemory)),
         FaultOutcome::PageFault(_) => Some(replay(ExitKind::Exception)),
@@ -366,4 +375,32 @@ fn loadable(state: &FxState) -> FxState {
         *byte &= mask;
     }
     area
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_edit_of_an_entry_counts() {
+        let edit = |address, value| TableEdit { address, value };
+        let mut edits = vec![
+            edit(16, 1),
+            edit(8, 2),
+            edit(16, 3),
+            edit(8, 4),
+            edit(24, 5),
+            edit(8, 0),
+        ];
+        keep_last(&mut edits);
+        assert_eq!(edits, [edit(8, 0), edit(16, 3), edit(24, 5)]);
+    }
+
+    #[test]
+    fn reserved_bits_of_mxcsr_are_not_loaded() {
+        let mut state = FxState::initial();
+        state.0[24..28].copy_from_slice(&0xFFFF_FFFFu32.to_le_bytes());
+        assert_eq!(loadable(&state).0[24..28], 0x0000_FFBFu32.to_le_bytes());
+        assert_eq!(loadable(&FxState::initial()), FxState::initial());
+    }
 }

@@ -204,11 +204,14 @@ impl World {
     }
 
     /// Queues a store into the mirror of the table pool; the monitor carries it out before guest
-    /// code runs again.
+    /// code runs again. An entry is queued once between two runs.
     pub(super) fn edit(&mut self, address: u64, value: u64) -> Result<(), WorldError> {
         let pool = TABLE_POOL_BASE..TABLE_POOL_BASE + POOL_BYTES;
         if !pool.contains(&address) || !address.is_multiple_of(8) {
             return Err(WorldError::Edit(address));
+        }
+        if self.monitor.read::<u64>(address - MONITOR_GPA) == value {
+            return Ok(()); // changed and changed back
         }
         self.queue(address, value)
     }

@@ -72,7 +72,7 @@ fn outside_edits_noticed(lab: &mut Lab) -> Result<bool, WorldError> {
     let page_1: u64 = lab.world.monitor_memory().read(entry + 8);
     lab.world.monitor_memory().write(entry, page_1);
     // An edit of a page that is no table, for the load of CR3 that goes with it.
-    lab.world.edit(lab::UNUSED_TABLE, 0)?;
+    lab.world.edit(lab::UNUSED_TABLE, 1)?;
     let mut context = Lab::start();
     let leave = lab.run(&mut context)?;
     let ran = matches!(leave, Leave::Exception { vector: 6, .. });
