@@ -5,6 +5,7 @@ use super::aml::{
     scope, word_range,
 };
 use super::{AcpiConfig, checksum};
+use crate::device::AccessSize;
 use crate::pci::spec::CONFIG_ADDRESS;
 use crate::pm::spec as pm;
 use crate::rtc::spec::CENTURY;
@@ -94,17 +95,16 @@ pub(super) fn facs() -> Vec<u8> {
     bytes
 }
 
-/// A generic address structure for I/O ports.
-fn gas(port: u16, bits: u8) -> [u8; 12] {
+/// A generic address structure for I/O ports: register width, and width of an access.
+fn gas(port: u16, bits: u8, access: AccessSize) -> [u8; 12] {
     let mut bytes = [0; 12];
     let [low, high] = port.to_le_bytes();
-    let access_size = match bits {
-        0 => 0,
-        8 => 1,
-        16 => 2,
-        _ => 3,
+    let access = match access {
+        AccessSize::Byte => 1,
+        AccessSize::Word => 2,
+        AccessSize::Dword => 3,
     };
-    let fields = [1, bits, 0, access_size, low, high];
+    let fields = [1, bits, 0, access, low, high];
     for (byte, field) in bytes.iter_mut().zip(fields) {
         *byte = field;
     }
@@ -153,18 +153,18 @@ pub(super) fn fadt(config: &AcpiConfig, facs: u32, dsdt: u32) -> Vec<u8> {
     let flags =
         flags::WBINVD | flags::PROC_C1 | flags::SLP_BUTTON | flags::FIX_RTC | flags::RESET_REG_SUP;
     b.extend(flags.to_le_bytes());
-    b.extend(gas(pm::RESET_CONTROL, 8));
+    b.extend(gas(pm::RESET_CONTROL, 8, AccessSize::Byte));
     b.push(pm::RESET_VALUE);
     b.extend([0; 3]);
     // X_FIRMWARE_CTRL and X_DSDT: the 32-bit fields hold.
     b.extend([0; 8]);
     b.extend(u64::from(dsdt).to_le_bytes());
-    b.extend(gas(pm::PM1_EVT, 8 * pm::PM1_EVT_LEN));
+    b.extend(gas(pm::PM1_EVT, 8 * pm::PM1_EVT_LEN, AccessSize::Word));
     b.extend([0; 12]);
-    b.extend(gas(pm::PM1_CNT, 8 * pm::PM1_CNT_LEN));
+    b.extend(gas(pm::PM1_CNT, 8 * pm::PM1_CNT_LEN, AccessSize::Word));
     b.extend([0; 12]);
     b.extend([0; 12]);
-    b.extend(gas(pm::PM_TMR, 8 * pm::PM_TMR_LEN));
+    b.extend(gas(pm::PM_TMR, 8 * pm::PM_TMR_LEN, AccessSize::Dword));
     b.extend([0; 12]);
     b.extend([0; 12]);
     table(b"FACP", 3, &b)
@@ -201,7 +201,6 @@ fn pci_root(config: &AcpiConfig) -> Vec<u8> {
         "PCI0",
         &[
             name("_HID", &eisa_id(b"PNP0A03")),
-            name("_ADR", &integer(0)),
             name("_UID", &integer(0)),
             name("_CRS", &resource_template(&resources)),
         ],

@@ -64,7 +64,7 @@ fn fadt_fields_are_where_the_specification_has_them() {
         &[1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0, 6]
     );
     assert_eq!(dword(fadt, 140), dword(fadt, 40), "X_DSDT");
-    assert_eq!(&fadt[148..154], &[1, 32, 0, 3, 0x00, 0x06], "X_PM1a_EVT");
+    assert_eq!(&fadt[148..154], &[1, 32, 0, 2, 0x00, 0x06], "X_PM1a_EVT");
     assert_eq!(&fadt[172..178], &[1, 16, 0, 2, 0x04, 0x06], "X_PM1a_CNT");
     assert_eq!(&fadt[208..214], &[1, 32, 0, 3, 0x08, 0x06], "X_PM_TMR");
 }

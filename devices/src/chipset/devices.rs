@@ -56,15 +56,39 @@ impl BoardDevice {
         Self::ALL.get(usize::from(id.0)).copied()
     }
 
-    /// Whether an access may move the next timed event.
-    fn is_timed(self) -> bool {
+    /// Whether a read of `port` may move the next timed event. What is due has been done before
+    /// the access, so only reads with side effects count.
+    fn read_is_timed(self, port: u16) -> bool {
+        match self {
+            Self::Rtc => port == rtc::DATA,
+            Self::I8042 => port == i8042::DATA,
+            _ => false,
+        }
+    }
+
+    /// Whether a write may move the next timed event.
+    fn write_is_timed(self) -> bool {
         matches!(self, Self::Pit | Self::Rtc | Self::I8042 | Self::Pm)
+    }
+
+    /// Whether the device takes accesses wider than a byte whole.
+    fn is_wide(self) -> bool {
+        matches!(self, Self::Pci | Self::Pm)
     }
 }
 
-/// Whether an access to device `id` may move the next timed event.
-pub(super) fn is_timed(id: DeviceId) -> bool {
-    BoardDevice::from_id(id).is_none_or(BoardDevice::is_timed)
+/// Whether an access to `port`, which `owner` has, may move the next timed event.
+#[inline]
+pub(super) fn is_timed(owner: Option<DeviceId>, port: u16, size: AccessSize, write: bool) -> bool {
+    let board = owner.map(BoardDevice::from_id);
+    match board {
+        // A wide access is split among devices, and any of them may be one with a timer.
+        _ if size != AccessSize::Byte && !matches!(board, Some(Some(d)) if d.is_wide()) => true,
+        None => false,
+        Some(None) => true,
+        Some(Some(device)) if write => device.write_is_timed(),
+        Some(Some(device)) => device.read_is_timed(port),
+    }
 }
 
 /// All devices, as fields of their owner.

@@ -182,7 +182,9 @@ impl Chipset {
     pub fn port_read(&mut self, port: u16, size: AccessSize, now: Nanos) -> u32 {
         let now = self.tick(now);
         let value = self.ports.read(&mut self.devices, port, size, now);
-        self.settle(self.ports.owner(port), size);
+        if is_timed(self.ports.owner(port), port, size, false) {
+            self.schedule();
+        }
         value
     }
 
@@ -191,7 +193,9 @@ impl Chipset {
     pub fn port_write(&mut self, port: u16, size: AccessSize, value: u32, now: Nanos) {
         let now = self.tick(now);
         self.ports.write(&mut self.devices, port, size, value, now);
-        self.settle(self.ports.owner(port), size);
+        if is_timed(self.ports.owner(port), port, size, true) {
+            self.schedule();
+        }
     }
 
     /// Reads `size` at a guest-physical address that is not memory.
@@ -451,14 +455,5 @@ impl Chipset {
 
     fn schedule(&mut self) {
         self.deadline = self.devices.next_event().unwrap_or(Nanos::MAX);
-    }
-
-    /// After an access to a device that keeps time, its next event may be another one.
-    #[inline]
-    fn settle(&mut self, owner: Option<DeviceId>, size: AccessSize) {
-        // A wide access may have been split among several devices.
-        if size != AccessSize::Byte || owner.is_some_and(is_timed) {
-            self.schedule();
-        }
     }
 }

@@ -180,7 +180,7 @@ impl Pit {
         counter2.advance(PIT_CLOCK.ticks_at(now));
         let mut value = PortB::from_bits_truncate(self.state.port_b);
         value.set(PortB::OUT2, counter2.out());
-        value.set(PortB::REFRESH, now.0 / REFRESH_TOGGLE_NANOS & 1 != 0);
+        value.set(PortB::REFRESH, (now.0 / REFRESH_TOGGLE_NANOS) & 1 != 0);
         value.bits()
     }
 }

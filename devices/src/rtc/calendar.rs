@@ -74,7 +74,7 @@ impl Format {
         if self.0.contains(RegB::DM) {
             value
         } else {
-            (value / 10) << 4 | value % 10
+            ((value / 10) << 4) | (value % 10)
         }
     }
 
