@@ -16,5 +16,6 @@ pub use exit::Exit;
 pub use platform::Platform;
 pub use state::CpuState;
 pub use codegen::CalloutKind;
+pub use codegen::inventory::{CalloutEntry, callout_inventory};
 pub use runtime::{Kicker, Stats};
 pub use vcpu::{RunLimits, Vcpu, VcpuConfig, VcpuError};

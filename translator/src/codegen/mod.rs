@@ -7,6 +7,7 @@ mod control;
 pub(crate) mod features;
 mod fpu;
 mod identity;
+pub(crate) mod inventory;
 pub(crate) mod layout;
 mod memory;
 pub(crate) mod mode;
