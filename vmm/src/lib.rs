@@ -1,14 +1,15 @@
 //! A virtual machine monitor that switches between direct execution and binary translation.
 //!
 //! The crate assembles a [`machine`] from the shadow MMU, the vCPU with its translator, the devices
-//! and the decision policy, and runs it in the run loop. Direct execution is reached through the
-//! port in [`engine`].
+//! and the decision policy, and runs it in the run loop. Direct execution ([`direct`]) is reached
+//! through the port in [`engine`].
 
 pub mod board;
 pub mod cli;
 mod clock;
 pub mod console;
 pub mod demo;
+pub mod direct;
 pub mod engine;
 pub mod exits;
 pub mod guest;

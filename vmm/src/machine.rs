@@ -14,6 +14,7 @@ use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
 
 use crate::board::Board;
 use crate::clock::{Clock, host_tsc, wall_clock};
+use crate::direct;
 use crate::engine::{DirectEngine, Kick};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Helper, Watch};
@@ -117,6 +118,7 @@ impl Machine {
         let mut mmu = Mmu::new(MmuConfig {
             ram_bytes: config.memory.bytes(),
             mirror_edits: direct.is_some(),
+            table_pool_base: direct::TABLE_POOL_BASE,
             ..MmuConfig::default()
         })?;
         let vcpu = Vcpu::new(VcpuConfig {
@@ -261,6 +263,15 @@ fn device_counters(counters: &ChipsetCounters) -> Counters {
 }
 
 /// Direct execution, if it is wanted and this host has it.
-fn open_direct(_wanted: bool) -> Option<Box<dyn DirectEngine>> {
-    None
+fn open_direct(wanted: bool) -> Option<Box<dyn DirectEngine>> {
+    if !wanted {
+        return None;
+    }
+    match direct::open() {
+        Ok(engine) => Some(Box::new(engine)),
+        Err(error) => {
+            tracing::info!(%error, "no direct execution: everything runs translated");
+            None
+        }
+    }
 }

@@ -21,6 +21,8 @@ pub struct HostReport {
     pub schema: u32,
     /// The processor.
     pub cpu: HostCpu,
+    /// The kernel's limit on mappings of a process, which bounds the shadow windows.
+    pub max_map_count: Option<u64>,
     /// The host's KVM.
     pub kvm: Kvm,
     /// Every mode that direct execution could use.
@@ -94,6 +96,9 @@ pub fn host_report() -> HostReport {
     HostReport {
         schema: SCHEMA,
         cpu: host_cpu(),
+        max_map_count: std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok()),
         kvm,
         modes: vec![
             Mode {
@@ -200,6 +205,9 @@ impl fmt::Display for HostReport {
             "            itself a virtual machine {}",
             yes(cpu.hypervisor)
         )?;
+        if let Some(count) = self.max_map_count {
+            writeln!(f, "kernel      {count} mappings for a process")?;
+        }
         let status = match kvm.status {
             KvmStatus::Ready => "ready",
             KvmStatus::Missing => "not there",
