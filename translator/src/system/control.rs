@@ -44,7 +44,12 @@ impl System<'_> {
             (second, false)
         };
         let number = control.number();
-        if !matches!(number, 0 | 2 | 3) && !(number == 4 && self.model.has_cr4()) {
+        let exists = match number {
+            0 | 2 | 3 => true,
+            4 => self.model.has_cr4(),
+            _ => false,
+        };
+        if !exists {
             return Err(Exception::invalid_opcode());
         }
         self.require_cpl0()?;

@@ -13,7 +13,7 @@ fn result_flags(al: u8) -> u32 {
     if al == 0 {
         flags |= ZF;
     }
-    if al.count_ones() % 2 == 0 {
+    if al.count_ones().is_multiple_of(2) {
         flags |= PF;
     }
     flags
@@ -124,7 +124,7 @@ mod tests {
     use crate::state::eflags::OF;
 
     fn bcd(n: u32) -> u8 {
-        ((n / 10 % 10) << 4 | n % 10) as u8
+        (((n / 10 % 10) << 4) | (n % 10)) as u8
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
     fn aam_and_aad_are_inverse_and_aam_of_zero_is_a_divide_error() {
         for n in 0..100 {
             let (eax, _) = aam(n, 0, 10).unwrap();
-            assert_eq!(eax, n / 10 << 8 | n % 10);
+            assert_eq!(eax, ((n / 10) << 8) | (n % 10));
             assert_eq!(aad(eax, 0, 10).0, n);
         }
         assert_eq!(aam(5, 0, 0), None);

@@ -192,6 +192,7 @@ impl<'a> System<'a> {
         let result = handler(self, insn);
         match result {
             Ok(Flow::Next | Flow::Halt) => self.cpu.eip = self.next_eip(insn),
+            Ok(Flow::StepBack) => self.cpu.eflags |= resume,
             Ok(_) => {}
             Err(_) => {
                 self.cpu.interrupt_shadow = shadow;

@@ -8,6 +8,9 @@ use shadow_mmu::Privilege;
 /// Most values in a frame: 31 parameters of a call gate, SS, ESP, CS, EIP.
 const FRAME_VALUES: usize = 36;
 
+/// Most bytes read from the stack at once: an IRET to virtual-8086 mode.
+const PEEK_BYTES: usize = 9 * 4;
+
 /// Values to be pushed, as the bytes that they become.
 pub(super) struct Frame {
     bytes: [u8; FRAME_VALUES * 4],
@@ -149,9 +152,9 @@ impl System<'_> {
         let sp = self.cpu.gpr[reg::ESP].wrapping_add(skip);
         let (start, len) = (sp & mask, (N * width) as u32);
         let mut values = [0; N];
-        if len - 1 <= mask - start && len as usize <= FRAME_VALUES * 4 {
+        if len - 1 <= mask - start && len as usize <= PEEK_BYTES {
             let linear = self.segment_access(seg::SS, start, len, false)?;
-            let mut bytes = [0u8; FRAME_VALUES * 4];
+            let mut bytes = [0u8; PEEK_BYTES];
             let bytes = bytes.get_mut(..len as usize).unwrap_or_default();
             self.read_linear(linear, bytes, self.privilege())?;
             for (value, chunk) in values.iter_mut().zip(bytes.chunks(width)) {
