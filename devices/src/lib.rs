@@ -3,7 +3,7 @@
 //!
 //! [`Chipset`] is the whole board. Inside, a device
 //!
-//! - owns [wires](line), not interrupt numbers;
+//! - owns [wires](mod@line), not interrupt numbers;
 //! - is told the [time](time) with every access and never asks for it;
 //! - has no thread, no knowledge of the processor and nothing global;
 //! - keeps configuration, wiring and volatile state apart: a reset rebuilds the last, a snapshot
@@ -36,3 +36,8 @@ pub use chipset::{Chipset, ChipsetConfig, ChipsetCounters, ChipsetState, Claims}
 pub use device::{AccessSize, Device, MmioDevice, PortDevice};
 pub use event::{ChipsetEvent, ResetKind};
 pub use time::{Nanos, WallClock};
+
+/// Keeps the example in the README compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Access, Mode, STATUS_NULL_COUNT, STATUS_OUT};
+use super::spec::{Access, Mode, PIT_CLOCK, STATUS_NULL_COUNT, STATUS_OUT};
+use crate::Nanos;
 
 /// State of one counter. Counts are kept in binary; BCD only changes modulus and appearance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,7 @@ impl Counter {
 
     /// Brings a deserialized state into the range that a counter can be in.
     pub(super) fn sanitize(&mut self) {
+        self.tick = self.tick.min(PIT_CLOCK.ticks_at(Nanos::MAX));
         self.period = self.period.clamp(1, self.modulus());
         self.ce = self.ce.min(self.period.max(self.modulus()));
         if self.mode == Mode::SquareWave {

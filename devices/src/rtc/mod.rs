@@ -273,19 +273,19 @@ impl Rtc {
     /// Seconds from `time` to the next update at which the alarm matches, 1 to 86400.
     fn seconds_to_alarm(&self, time: i64) -> Option<u64> {
         let format = self.format();
-        let [hour, minute, second] =
-            [HOURS_ALARM, MINUTES_ALARM, SECONDS_ALARM].map(|index| self.ram(index));
-        let matches = |alarm: u8, value: u8| alarm >= ALARM_ANY || alarm == value;
+        let hour = AlarmField::new(self.ram(HOURS_ALARM), 24, |h| format.encode_hour(h))?;
+        let minute = AlarmField::new(self.ram(MINUTES_ALARM), 60, |m| format.encode(m))?;
+        let second = AlarmField::new(self.ram(SECONDS_ALARM), 60, |s| format.encode(s))?;
         let start = time.rem_euclid(DAY_SECONDS) as u64 + 1;
         let mut at = start;
-        // Each step leaves the hour, the minute or the second that does not match.
+        // Each step leaves the hour, the minute or the second that does not match. All three can
+        // match, so there are at most about 24 + 2 * (60 + 60) steps.
         while at < start + DAY_SECONDS as u64 {
-            let (h, m, s) = (at / 3600 % 24, at / 60 % 60, at % 60);
-            if !matches(hour, format.encode_hour(h as u8)) {
+            if !hour.matches(at / 3600 % 24) {
                 at = (at / 3600 + 1) * 3600;
-            } else if !matches(minute, format.encode(m as u8)) {
+            } else if !minute.matches(at / 60 % 60) {
                 at = (at / 60 + 1) * 60;
-            } else if !matches(second, format.encode(s as u8)) {
+            } else if !second.matches(at % 60) {
                 at += 1;
             } else {
                 return Some(at - start + 1);
@@ -430,6 +430,31 @@ impl Rtc {
             self.set_time(self.decode_time(), now);
         }
         self.drive();
+    }
+}
+
+/// What an alarm register matches.
+enum AlarmField {
+    Any,
+    Only(u8),
+}
+
+impl AlarmField {
+    /// What `byte` matches of the values below `end`; `None` if that is nothing.
+    fn new(byte: u8, end: u8, encode: impl Fn(u8) -> u8) -> Option<Self> {
+        if byte >= ALARM_ANY {
+            return Some(Self::Any);
+        }
+        (0..end)
+            .find(|&value| encode(value) == byte)
+            .map(Self::Only)
+    }
+
+    fn matches(&self, value: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(only) => u64::from(*only) == value,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::line::LineBank;
-use crate::testing::fuzz_ports;
+use crate::testing::{Random, fuzz_ports};
 
 /// 1999-12-31 23:59:58, a Friday.
 const PARTY: i64 = 946_684_798;
@@ -227,6 +227,44 @@ fn alarm_matches_once_a_day_or_with_wildcards() {
     b.get(REGISTER_C);
     b.set(MINUTES_ALARM, 0x77);
     assert_eq!(b.rtc.next_event(), None, "never matches");
+}
+
+#[test]
+fn the_next_alarm_is_the_first_second_that_matches() {
+    let mut random = Random::new(5);
+    let byte = |random: &mut Random, end: u64| match random.below(3) {
+        0 => 0xc0 | random.next() as u8,
+        _ => {
+            let value = random.below(end) as u8;
+            (value / 10) << 4 | (value % 10)
+        }
+    };
+    for _ in 0..200 {
+        let mut b = Bench::new(PARTY + random.below(100_000) as i64);
+        let alarm = [
+            byte(&mut random, 24),
+            byte(&mut random, 60),
+            byte(&mut random, 60),
+        ];
+        b.set(HOURS_ALARM, alarm[0]);
+        b.set(MINUTES_ALARM, alarm[1]);
+        b.set(SECONDS_ALARM, alarm[2]);
+        let start = b.rtc.time(b.now);
+        let matches = |seconds: i64| {
+            [HOURS, MINUTES, SECONDS]
+                .iter()
+                .zip(alarm)
+                .all(|(&index, alarm)| {
+                    alarm >= ALARM_ANY || b.rtc.encode_time(index, seconds) == alarm
+                })
+        };
+        let first = (1..=86_400).find(|&delta| matches(start + delta));
+        assert_eq!(
+            b.rtc.seconds_to_alarm(start),
+            first.map(|delta| delta as u64)
+        );
+        assert!(first.is_some(), "{alarm:x?}");
+    }
 }
 
 #[test]

@@ -191,6 +191,9 @@ impl Serial {
             ..SuperioState::default()
         });
         self.registers = state.registers.clone();
+        self.registers.ier &= 0x0f;
+        self.registers.mcr &= 0x1f;
+        self.registers.modem_delta &= 0x0f;
         self.drive();
     }
 
