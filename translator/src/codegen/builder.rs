@@ -117,7 +117,12 @@ pub(super) struct Builder<'a> {
 }
 
 /// Translates one unit.
-pub(crate) fn build(asm: &mut Asm, t: Translation<'_>, source: &dyn CodeSource, buffer: Vec<u8>) -> Built {
+pub(crate) fn build(
+    asm: &mut Asm,
+    t: Translation<'_>,
+    source: &dyn CodeSource,
+    buffer: Vec<u8>,
+) -> Built {
     asm.start(t.origin, buffer);
     let mut builder = Builder {
         asm,
@@ -133,6 +138,10 @@ pub(crate) fn build(asm: &mut Asm, t: Translation<'_>, source: &dyn CodeSource, 
     builder.run()
 }
 
+/// The processor is older than BMI: TZCNT and LZCNT are BSF and BSR with a prefix that means nothing,
+/// and compilers emit them so where both give the same result.
+const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
+
 impl Builder<'_> {
     fn run(&mut self) -> Built {
         let page_start = self.t.eip.wrapping_sub(self.t.page_offset);
@@ -141,14 +150,21 @@ impl Builder<'_> {
         let mut untranslated = None;
         let mut eip = self.t.eip;
         let mut decoder =
-            Decoder::with_ip(self.t.mode.bitness(), self.t.code, u64::from(eip), DecoderOptions::NONE);
+            Decoder::with_ip(self.t.mode.bitness(), self.t.code, u64::from(eip), OPTIONS);
         let mut insn = Instruction::default();
         loop {
             decoder.decode_out(&mut insn);
+            if matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr) {
+                // On the host the prefix would make it TZCNT or LZCNT.
+                insn.set_has_repe_prefix(false);
+            }
             let offset = eip.wrapping_sub(page_start);
             let bytes_left = self.t.code.len() as u32 - (offset - self.t.page_offset);
-            let crosses = insn.len() as u32 > (self.t.page_offset + self.t.in_page).saturating_sub(offset);
-            if insn.is_invalid() && bytes_left < 15 && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
+            let crosses =
+                insn.len() as u32 > (self.t.page_offset + self.t.in_page).saturating_sub(offset);
+            if insn.is_invalid()
+                && bytes_left < 15
+                && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
             {
                 if self.instructions.is_empty() {
                     needs_next_page = self.t.code.len() as u32 == self.t.in_page;
@@ -165,8 +181,15 @@ impl Builder<'_> {
             }
             first = first.min(offset);
             end = end.max(offset + insn.len() as u32);
-            self.instructions.push(InstructionMap { host: self.asm.offset() as u32, guest: insn });
-            self.hint = if self.t.mode.is_slow() { AccessHint::Callout } else { self.source.hint(offset) };
+            self.instructions.push(InstructionMap {
+                host: self.asm.offset() as u32,
+                guest: insn,
+            });
+            self.hint = if self.t.mode.is_slow() {
+                AccessHint::Callout
+            } else {
+                self.source.hint(offset)
+            };
             let was_after_sti = std::mem::take(&mut self.after_sti);
             let start = self.asm.offset();
             let after = match self.emit(&insn) {
@@ -196,7 +219,8 @@ impl Builder<'_> {
             }
             if let After::Follow(target) = after {
                 let seen = self.instructions.iter().any(|i| i.guest.ip32() == target);
-                if seen || self.instructions.len() >= MAX_INSTRUCTIONS || !self.in_this_page(target) {
+                if seen || self.instructions.len() >= MAX_INSTRUCTIONS || !self.in_this_page(target)
+                {
                     self.leave_to(target);
                     break;
                 }
@@ -205,7 +229,9 @@ impl Builder<'_> {
                     self.leave_to(target);
                     break;
                 };
-                if decoder.set_position(position as usize).is_err() || position as usize >= self.t.code.len() {
+                if decoder.set_position(position as usize).is_err()
+                    || position as usize >= self.t.code.len()
+                {
                     self.leave_to(target);
                     break;
                 }
@@ -220,7 +246,10 @@ impl Builder<'_> {
                 self.asm.load64(host::R8, layout::sti_poll());
                 self.asm.load32(host::R8, Mem::base(host::R8, 0));
             }
-            if crosses || self.instructions.len() >= MAX_INSTRUCTIONS || !self.can_decode_at(eip, page_start) {
+            if crosses
+                || self.instructions.len() >= MAX_INSTRUCTIONS
+                || !self.can_decode_at(eip, page_start)
+            {
                 self.leave_to(eip);
                 break;
             }
@@ -255,7 +284,10 @@ impl Builder<'_> {
     fn map_boundary(&mut self, eip: u32) {
         let mut guest = Instruction::default();
         guest.set_ip(u64::from(eip));
-        self.instructions.push(InstructionMap { host: self.asm.offset() as u32, guest });
+        self.instructions.push(InstructionMap {
+            host: self.asm.offset() as u32,
+            guest,
+        });
     }
 
     fn emit(&mut self, insn: &Instruction) -> Emitted {
@@ -288,7 +320,11 @@ impl Builder<'_> {
     /// Records a place where the code just emitted calls Rust.
     pub(super) fn site(&mut self, kind: SiteKind) {
         let instruction = self.instructions.len().saturating_sub(1) as u32;
-        self.sites.push(Site { host: self.asm.offset() as u32, instruction, kind });
+        self.sites.push(Site {
+            host: self.asm.offset() as u32,
+            instruction,
+            kind,
+        });
     }
 
     /// Carries out the whole instruction in Rust; the unit may go on behind it.
@@ -325,7 +361,10 @@ impl Builder<'_> {
     fn link_stub(&mut self, patch: usize, target: u32) {
         let stub = self.t.stubs.link;
         self.asm.call(stub);
-        self.site(SiteKind::Link { target, patch: patch as u32 });
+        self.site(SiteKind::Link {
+            target,
+            patch: patch as u32,
+        });
     }
 
     /// Jumps to the EIP in R8 through the jump table; a kick replaces the table.
@@ -336,8 +375,19 @@ impl Builder<'_> {
             return;
         }
         self.asm.load64(host::R9, layout::jump_table());
-        self.asm.load32(host::R9, Mem { base: Some(host::R9), index: Some((host::R8, 4)), disp: 0, gs32: false });
-        self.asm.lea64(host::R9, Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32));
+        self.asm.load32(
+            host::R9,
+            Mem {
+                base: Some(host::R9),
+                index: Some((host::R8, 4)),
+                disp: 0,
+                gs32: false,
+            },
+        );
+        self.asm.lea64(
+            host::R9,
+            Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32),
+        );
         self.asm.jmp_reg(host::R9);
     }
 
@@ -350,12 +400,19 @@ impl Builder<'_> {
     /// A jump out of the main line to `target`, whose rel32 is at `patch`.
     pub(super) fn add_exit(&mut self, patch: usize, target: u32) {
         let instruction = self.instructions.len() - 1;
-        self.exits.push(Exit { patch, target, instruction });
+        self.exits.push(Exit {
+            patch,
+            target,
+            instruction,
+        });
     }
 
     /// Looks for a kick in front of a jump backwards.
     pub(super) fn poll_if_backward(&mut self, target: u32) {
-        let ip = self.instructions.last().map_or(self.t.eip, |i| i.guest.ip32());
+        let ip = self
+            .instructions
+            .last()
+            .map_or(self.t.eip, |i| i.guest.ip32());
         if target <= ip && !self.t.mode.is_single() {
             self.asm.load64(host::R8, layout::poll());
             self.asm.load32(host::R8, Mem::base(host::R8, 0));
@@ -386,7 +443,10 @@ impl Builder<'_> {
             } else if self.in_this_page(exit.target) {
                 let stub = self.t.stubs.link;
                 self.asm.call(stub);
-                let kind = SiteKind::Link { target: exit.target, patch: exit.patch as u32 };
+                let kind = SiteKind::Link {
+                    target: exit.target,
+                    patch: exit.patch as u32,
+                };
                 self.sites.push(Site {
                     host: self.asm.offset() as u32,
                     instruction: exit.instruction as u32,
@@ -402,7 +462,11 @@ impl Builder<'_> {
 
     /// The host register that holds guest register `number` (encoding order).
     pub(super) fn guest(number: usize) -> Reg {
-        if number == reg::ESP { host::STACK } else { Reg(number as u8) }
+        if number == reg::ESP {
+            host::STACK
+        } else {
+            Reg(number as u8)
+        }
     }
 
     pub(super) fn guest_of(register: Register) -> Reg {
@@ -412,7 +476,8 @@ impl Builder<'_> {
     /// Restores R12 after its low half was written as ESP.
     pub(super) fn rebase_stack(&mut self) {
         if self.t.mode.stack_in_window() {
-            self.asm.lea64(host::STACK, Mem::sum(host::STACK, host::WINDOW, 0));
+            self.asm
+                .lea64(host::STACK, Mem::sum(host::STACK, host::WINDOW, 0));
         }
     }
 
@@ -426,8 +491,12 @@ impl Builder<'_> {
         let next = decoder.decode();
         next.is_invalid()
             || next.flow_control() != iced_x86::FlowControl::Next
-            || matches!(next.mnemonic(), Mnemonic::Hlt | Mnemonic::Sti | Mnemonic::Cli | Mnemonic::Popf | Mnemonic::Popfd)
+            || matches!(
+                next.mnemonic(),
+                Mnemonic::Hlt | Mnemonic::Sti | Mnemonic::Cli | Mnemonic::Popf | Mnemonic::Popfd
+            )
             || matches!(next.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16)
-            || (self.t.page_offset as usize + offset + next.len()) > (self.t.page_offset + self.t.in_page) as usize
+            || (self.t.page_offset as usize + offset + next.len())
+                > (self.t.page_offset + self.t.in_page) as usize
     }
 }
