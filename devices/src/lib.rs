@@ -4,7 +4,7 @@
 //! [`Chipset`] is the whole board. Inside, a device
 //!
 //! - owns [wires](mod@line), not interrupt numbers;
-//! - is told the [time](time) with every access and never asks for it;
+//! - is told the [time] with every access and never asks for it;
 //! - has no thread, no knowledge of the processor and nothing global;
 //! - keeps configuration, wiring and volatile state apart: a reset rebuilds the last, a snapshot
 //!   saves it;
