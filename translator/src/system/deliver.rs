@@ -16,7 +16,8 @@ impl System<'_> {
     /// Delivers an exception or interrupt. `eip` is that of the instruction to go back to. Faults
     /// met on the way are delivered instead, or become a double fault.
     ///
-    /// Sets CR2 and DR6; ends the interrupt shadow; an NMI blocks further ones.
+    /// For an interrupt RF is pushed as it stands in EFLAGS: whoever runs instructions elsewhere clears
+    /// it when one ends. Sets CR2 and DR6; ends the interrupt shadow; an NMI blocks further ones.
     ///
     /// # Errors
     /// [`Shutdown`] when a double fault cannot be delivered.

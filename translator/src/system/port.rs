@@ -24,6 +24,7 @@ impl System<'_> {
             return Ok(true);
         }
         let task = cpu.tr;
+        // Type bit 3 tells a 32-bit TSS; a 16-bit one has no bitmap.
         let is_32_bit = task.rights.contains(Rights::PRESENT | Rights::CODE);
         if !is_32_bit || task.rights.contains(Rights::UNUSABLE) || task.limit < IO_MAP_BASE + 1 {
             return Ok(false);
