@@ -201,7 +201,7 @@ impl Mmu {
         };
         let mut end = page + 1;
         while end < high {
-            if end % ENTRIES == 0 && high - end >= ENTRIES && whole(end) {
+            if end.is_multiple_of(ENTRIES) && high - end >= ENTRIES && whole(end) {
                 end += ENTRIES;
             } else if single(end) {
                 end += 1;
@@ -211,7 +211,7 @@ impl Mmu {
         }
         let mut first = page;
         while first > low {
-            if first % ENTRIES == 0 && first - low >= ENTRIES && whole(first - ENTRIES) {
+            if first.is_multiple_of(ENTRIES) && first - low >= ENTRIES && whole(first - ENTRIES) {
                 first -= ENTRIES;
             } else if single(first - 1) {
                 first -= 1;

@@ -281,6 +281,7 @@ impl Mmu {
             self.map.lookup(paging.table_address(entry)).page()
         };
         space.regions.insert(region, entry, table);
+        self.user_regions_dirty |= slot == self.active.supervisor;
         if let Some(table) = table {
             self.traces.add_use(table, TableUse { slot, region }, false);
             self.set_trace(table, Trace::TABLE);

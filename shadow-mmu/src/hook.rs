@@ -93,6 +93,7 @@ impl Mmu {
         let geometry = space.regions.geometry;
         let active = user.slot == self.active.user;
         space.user_regions = None;
+        self.user_regions_dirty |= active;
         if !active {
             space.foreign_writes += 1;
             if space.foreign_writes >= FOREIGN_WRITES {

@@ -114,6 +114,8 @@ pub struct Mmu {
     /// Host mappings of the windows of all spaces.
     pub(crate) vmas: usize,
     pub(crate) user_regions: UserRegions,
+    /// `user_regions` is to be computed again.
+    pub(crate) user_regions_dirty: bool,
     pub(crate) prediction: Option<Prediction>,
     // Policy state.
     /// Counts activations, for ages.
@@ -179,6 +181,7 @@ impl Mmu {
                 flags: [false; 256],
                 generation: 0,
             },
+            user_regions_dirty: true,
             prediction: None,
             clock: 0,
             next_tag: 1,

@@ -100,6 +100,7 @@ impl Mmu {
     }
 
     fn activated(&mut self, split: bool) {
+        self.user_regions_dirty = true;
         let clock = self.clock;
         for slot in [self.active.user, self.active.supervisor] {
             if let Some(space) = self.spaces.get_mut(slot) {
@@ -343,13 +344,19 @@ impl Mmu {
         }
     }
 
-    /// The regions in which user pages can be, so that supervisor accesses to them can be sent to the user window. All false
-    /// where supervisor accesses never have to be: with paging off, or with CR0.WP = 0.
+    /// The regions in which user pages can be, so that supervisor accesses to them can be sent to the user window: some present
+    /// top-level entry has U = 1, and no supervisor page was met there so far (Linux sets U = 1 in the top-level entries of
+    /// some of its own regions). All false where supervisor accesses never have to be sent elsewhere: with paging off, or with
+    /// CR0.WP = 0.
+    ///
+    /// Cheap when nothing has changed. An access that is sent to the wrong window is answered by [`Mmu::handle_fault`].
     pub fn user_regions(&mut self) -> &UserRegions {
-        let flags = self.current_user_regions();
-        if flags != self.user_regions.flags {
-            self.user_regions.flags = flags;
-            self.user_regions.generation += 1;
+        if std::mem::take(&mut self.user_regions_dirty) {
+            let flags = self.current_user_regions();
+            if flags != self.user_regions.flags {
+                self.user_regions.flags = flags;
+                self.user_regions.generation += 1;
+            }
         }
         &self.user_regions
     }
@@ -366,30 +373,38 @@ impl Mmu {
         let Some(space) = self.spaces.get_mut(self.active.user) else {
             return none;
         };
-        **space.user_regions.get_or_insert_with(|| {
+        let shift = 24 - paging.geometry().region_shift;
+        let mut flags = **space.user_regions.get_or_insert_with(|| {
             let mut flags = Box::new(none);
-            let geometry = paging.geometry();
-            for region in 0..geometry.regions() {
+            for region in 0..paging.geometry().regions() {
                 let entry = paging.directory_entry(tables, region).value;
                 if entry & (P | U) == P | U
-                    && let Some(flag) =
-                        flags.get_mut((region >> (24 - geometry.region_shift)) as usize)
+                    && let Some(flag) = flags.get_mut((region >> shift) as usize)
                 {
                     *flag = true;
                 }
             }
             flags
-        })
+        });
+        if let Some(supervisor) = self.spaces.get(self.active.supervisor) {
+            for (region, _) in supervisor.regions.iter() {
+                if let Some(flag) = flags.get_mut((region >> shift) as usize) {
+                    *flag = false;
+                }
+            }
+        }
+        flags
     }
 
-    /// The top-level entry that covers `linear` is present with U = 1, and supervisor accesses there may have to go to the user
-    /// window (see [`Mmu::user_regions`]).
+    /// As [`Mmu::user_regions`], for the one top-level entry that covers `linear`.
     pub fn top_level_is_user(&mut self, linear: u32) -> bool {
-        self.paging.is_some_and(|paging| {
-            let region = linear >> paging.geometry().region_shift;
-            let entry = paging.directory_entry(self.tables(), region).value;
-            paging.role.contains(Role::WP) && entry & (P | U) == P | U
-        })
+        let Some(paging) = self.paging.filter(|p| p.role.contains(Role::WP)) else {
+            return false;
+        };
+        let region = linear >> paging.geometry().region_shift;
+        let entry = paging.directory_entry(self.tables(), region).value;
+        let supervisor = self.spaces.get(self.active.supervisor);
+        entry & (P | U) == P | U && supervisor.is_none_or(|s| s.regions.get(region).is_none())
     }
 
     /// The slot of the space whose window code of privilege `p` runs on.

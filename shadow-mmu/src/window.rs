@@ -237,14 +237,14 @@ impl Window {
         let mut page = at;
         while page <= end {
             // Between two pages of unused chunks there is none.
-            if page % CHUNK == 0
+            if page.is_multiple_of(CHUNK)
                 && !self.chunk_used(page / CHUNK)
                 && (page == 0 || !self.chunk_used(page / CHUNK - 1))
             {
                 page += 1;
                 continue;
             }
-            if page % CHUNK != 0 && !self.chunk_used(page / CHUNK) {
+            if !page.is_multiple_of(CHUNK) && !self.chunk_used(page / CHUNK) {
                 page = (page / CHUNK + 1) * CHUNK;
                 continue;
             }

@@ -176,6 +176,7 @@ impl Mmu {
         }
         self.stats.zaps += 1;
         let table = space.regions.remove(region);
+        self.user_regions_dirty |= slot == self.active.supervisor;
         let pages = space.regions.geometry.region_pages();
         let first = region * pages;
         let (mut any, mut code) = (false, false);

@@ -23,6 +23,32 @@ fn guest() -> Mmu {
 }
 
 #[test]
+fn a_machine_can_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Mmu>();
+}
+
+#[test]
+fn user_regions_follow_the_tables() {
+    let mut m = guest();
+    // A kernel region below a top-level entry with U = 1, as Linux has some.
+    let fixmap = 0xff00_0000;
+    put32(&mut m, ROOT + (fixmap >> 22) * 4, 0x10_3000 | P | W | U);
+    put32(&mut m, 0x10_3000, 0x41_0000 | P | W);
+    assert!(m.user_regions().flags[0xff] && m.user_regions().flags[8]);
+    let generation = m.user_regions().generation;
+    assert_eq!(m.handle_fault(fixmap, READ), FaultOutcome::Filled);
+    assert!(!m.user_regions().flags[0xff] && m.user_regions().flags[8]);
+    assert_eq!(m.user_regions().generation, generation + 1);
+    assert!(!m.top_level_is_user(fixmap));
+    put32(&mut m, ROOT + (USER >> 22) * 4, 0);
+    assert!(!m.user_regions().flags[8]);
+    assert_eq!(m.user_regions().generation, generation + 2);
+    m.load_cr3(ROOT);
+    assert_eq!(m.user_regions().generation, generation + 2);
+}
+
+#[test]
 fn flat_memory_is_one_mapping() {
     let mut m = mmu(64);
     put32(&mut m, 0x5000, 1234);
@@ -98,7 +124,7 @@ fn an_edited_entry_is_followed_without_invlpg() {
     put32(&mut m, DATA, 1);
     put32(&mut m, DATA + 0x1000, 2);
     assert_eq!(access(&mut m, USER, USER_READ, 0), Some(1));
-    map4k(&mut m, ROOT, TABLE, USER, DATA + 0x1000 | P | W | U);
+    map4k(&mut m, ROOT, TABLE, USER, (DATA + 0x1000) | P | W | U);
     assert_eq!(access(&mut m, USER, USER_READ, 0), Some(2));
     map4k(&mut m, ROOT, TABLE, USER, 0);
     assert_eq!(access(&mut m, USER, USER_READ, 0), None);
@@ -114,7 +140,7 @@ fn user_zaps_wait_for_the_user_window() {
             ROOT,
             TABLE,
             USER + i * 0x1000,
-            DATA + i * 0x2000 | P | W | U,
+            (DATA + i * 0x2000) | P | W | U,
         );
         access(&mut m, USER + i * 0x1000, USER_WRITE, i);
     }
@@ -338,7 +364,7 @@ fn kernels_that_share_nothing_get_a_supervisor_space_each() {
             let linear = 0x8000_0000 + k * 0x40_0000;
             let table = root + 0x1000 + k * 0x1000;
             put32(&mut m, root + (linear >> 22) * 4, table | P | W);
-            put32(&mut m, table, 0x40_0000 + (i * 8 + k) * 0x1000 | P | W);
+            put32(&mut m, table, (0x40_0000 + (i * 8 + k) * 0x1000) | P | W);
         }
     }
     m.set_paging(paging(roots[0]));
@@ -421,7 +447,7 @@ fn an_exiting_process_is_not_trapped_entry_by_entry() {
             ROOT,
             TABLE,
             USER + i * 0x1000,
-            DATA + i * 0x1000 | P | W | U,
+            (DATA + i * 0x1000) | P | W | U,
         );
         access(&mut m, USER + i * 0x1000, USER_WRITE, i);
     }
@@ -571,7 +597,7 @@ fn the_mapping_budget_holds() {
                 root,
                 root + 0x1000,
                 USER + i * 0x2000,
-                DATA + i * 0x3000 | P | W | U,
+                (DATA + i * 0x3000) | P | W | U,
             );
         }
     }
@@ -607,7 +633,7 @@ fn spaces_are_evicted_by_age() {
             root,
             root + 0x1000,
             USER,
-            DATA + i * 0x1000 | P | W | U,
+            (DATA + i * 0x1000) | P | W | U,
         );
         m.set_paging(paging(root));
         access(&mut m, USER, USER_WRITE, i);
@@ -661,7 +687,7 @@ fn the_page_of_a_handled_fault_is_mapped_in_advance() {
         ROOT,
         TABLE,
         USER + 0x1000,
-        DATA + 0x1_0000 | P | W | U | A | D,
+        (DATA + 0x1_0000) | P | W | U | A | D,
     );
     let base = m.view(Privilege::User).base;
     assert!(poke(base, USER + 0x1000, 1), "no second fault");
@@ -683,7 +709,7 @@ fn neighbours_come_along() {
             ROOT,
             TABLE,
             USER + i * 0x1000,
-            DATA + i * 0x1000 | bits,
+            (DATA + i * 0x1000) | bits,
         );
     }
     access(&mut m, USER + 0x4000, USER_WRITE, 1);
@@ -732,7 +758,7 @@ fn linear_writes_are_all_or_nothing() {
         ROOT,
         TABLE,
         USER + 0x1000,
-        DATA + 0x8000 | P | W | U,
+        (DATA + 0x8000) | P | W | U,
     );
     m.write_linear(end, &[1, 2, 3, 4], USER_WRITE).unwrap();
     let mut back = [0; 4];
@@ -805,7 +831,7 @@ fn edits_rebuild_the_tables_elsewhere() {
         ROOT,
         TABLE,
         USER + 0x1000,
-        DATA + 0x1000 | P | W | U,
+        (DATA + 0x1000) | P | W | U,
     );
     assert_eq!(
         m.shadow_fault(USER + 0x1000, USER_WRITE),

@@ -93,10 +93,54 @@ impl World {
         }
     }
 
+    /// Tables with something in them to start from.
+    fn populate(&mut self) {
+        let (size, shift, entries) = if self.pae {
+            (8u32, 21, 512)
+        } else {
+            (4, 22, 1024)
+        };
+        for directory in &TABLES[..5] {
+            for region in [
+                0x0800_0000u32,
+                0x0840_0000,
+                0x4000_0000,
+                0xc000_0000,
+                0xc040_0000,
+                0xffc0_0000,
+            ] {
+                let value = self.entry(true) | u64::from(P);
+                let at = directory + (region >> shift & (entries - 1)) * size;
+                self.m
+                    .write_phys(u64::from(at), &value.to_le_bytes()[..size as usize])
+                    .unwrap();
+            }
+            for k in 0..8u64 {
+                let pdpte = 1 | u64::from(TABLES[self.rng.below(5) as usize]);
+                if self.pae {
+                    self.m
+                        .write_phys(u64::from(*directory) + 0xe00 + k * 8, &pdpte.to_le_bytes())
+                        .unwrap();
+                }
+            }
+        }
+        for table in &TABLES[3..] {
+            for index in 0..8 {
+                let value = self.entry(false);
+                self.m
+                    .write_phys(
+                        u64::from(table + index * size),
+                        &value.to_le_bytes()[..size as usize],
+                    )
+                    .unwrap();
+            }
+        }
+    }
+
     fn entry(&mut self, directory: bool) -> u64 {
         let mut e = u64::from(flags(&mut self.rng));
         if directory && self.rng.one_in(8) {
-            e |= u64::from(PS);
+            e |= u64::from(PS | U);
             e |= u64::from(if self.rng.one_in(3) { 0u32 } else { 0x40_0000 });
             if self.rng.one_in(10) {
                 e |= 1 << 20;
@@ -106,7 +150,7 @@ impl World {
         } else {
             e |= u64::from(frame(&mut self.rng));
         }
-        if self.pae && self.rng.one_in(10) {
+        if self.pae && self.rng.one_in(30) {
             e |= 1 << [63, 40][self.rng.below(2) as usize];
         }
         e
@@ -287,8 +331,8 @@ impl World {
 
     fn step(&mut self) {
         match self.rng.below(40) {
-            0..12 => self.write_table(),
-            12..14 => self.load_cr3(),
+            0..8 => self.write_table(),
+            8..10 => self.load_cr3(),
             14 if self.rng.one_in(3) => self.set_regs(),
             15 => self.m.invlpg(linear(&mut Rng(self.rng.next() | 1))),
             16 => {
@@ -321,6 +365,7 @@ impl World {
 
     fn run(mut self, steps: u32) -> MmuStats {
         let mut events = Vec::new();
+        self.populate();
         self.set_regs();
         for step in 0..steps {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -347,26 +392,31 @@ impl World {
     }
 }
 
-fn histories(pae: bool, seeds: std::ops::Range<u64>, steps: u32) {
+/// `RINGSHIFT_SEEDS` asks for more than the usual number of histories.
+fn histories(pae: bool, first: u64, steps: u32) {
+    let seeds = std::env::var("RINGSHIFT_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
     let mut hidden = 0;
-    for seed in seeds {
+    for seed in first..first + seeds {
         eprintln!("seed {seed}");
         hidden += World::new(seed * 0x9e37_79b9 + 1, pae)
             .run(steps)
             .hidden_faults;
     }
     assert!(
-        hidden > 1000,
+        hidden > seeds * 80,
         "the histories fill next to nothing: {hidden}"
     );
 }
 
 #[test]
 fn random_histories_32_bit() {
-    histories(false, 0..12, 4000);
+    histories(false, 0, 6000);
 }
 
 #[test]
 fn random_histories_pae() {
-    histories(true, 100..108, 4000);
+    histories(true, 1000, 6000);
 }
