@@ -63,6 +63,12 @@ impl Frequency {
         Self(hz as u64)
     }
 
+    /// Cycles per second.
+    pub const fn hz(self) -> u32 {
+        // `new` takes no more than 32 bits.
+        self.0 as u32
+    }
+
     /// Complete cycles between the start of the machine and `now`.
     #[inline]
     pub const fn ticks_at(self, now: Nanos) -> u64 {

@@ -5,11 +5,12 @@
 //!
 //! # When the host is late
 //!
-//! The time between two calls may span several periods of counter 0. One rising edge is made at
-//! once. Of those missed in the periodic modes 2 and 3, at most [`MAX_MISSED_TICKS`] are kept and
-//! delivered one by one, each after the processor acknowledged the one before; what is beyond
-//! that is lost, as it is on a machine that keeps interrupts off for too long. The limit keeps a
-//! guest that is slower than its own timer from doing nothing but timer interrupts.
+//! The time between two calls may span several periods of counter 0, because the host was busy or
+//! the guest had interrupts off. One rising edge is made at once. Those missed in the periodic
+//! modes 2 and 3 are kept and delivered one by one, each after the processor acknowledged the one
+//! before, so that a guest which counts ticks keeps the time. At most one second's worth of ticks
+//! is kept; what is beyond that is lost, so that a machine that was stopped for long does not
+//! spend its first minutes on timer interrupts.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,15 +29,13 @@ use spec::{
     READ_BACK_NO_STATUS, REFRESH_TOGGLE_NANOS,
 };
 
-/// Missed ticks of counter 0 that are made up for.
-pub const MAX_MISSED_TICKS: u8 = 8;
-
 /// State of the timer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PitState {
     counters: [Counter; 3],
     port_b: u8,
-    missed: u8,
+    /// Ticks of counter 0 that are still to be delivered.
+    missed: u32,
     /// Level of the IRQ 0 wire: high from the first edge on.
     irq0: bool,
 }
@@ -63,6 +62,13 @@ pub struct Pit {
     irq0: Line,
     // Volatile.
     state: PitState,
+}
+
+/// Rising edges that a counter makes in a second; 0 if it is not periodic.
+fn ticks_per_second(counter: &Counter) -> u32 {
+    counter
+        .period()
+        .map_or(0, |period| PIT_CLOCK.hz() / period.max(1))
 }
 
 impl Pit {
@@ -120,7 +126,8 @@ impl Pit {
         for counter in &mut state.counters {
             counter.sanitize();
         }
-        state.missed = state.missed.min(MAX_MISSED_TICKS);
+        let [counter0, ..] = &state.counters;
+        state.missed = state.missed.min(ticks_per_second(counter0));
         self.state = state;
         self.irq0.set(self.state.irq0);
     }
@@ -134,9 +141,10 @@ impl Pit {
         // looks while OUT is low again.
         self.irq0.edge();
         self.state.irq0 = true;
+        let [counter0, ..] = &self.state.counters;
         self.state.missed = if periodic {
-            let missed = u64::from(self.state.missed) + (rising - 1);
-            missed.min(u64::from(MAX_MISSED_TICKS)) as u8
+            let missed = u64::from(self.state.missed).saturating_add(rising - 1);
+            missed.min(u64::from(ticks_per_second(counter0))) as u32
         } else {
             0
         };
