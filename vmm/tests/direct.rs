@@ -436,7 +436,7 @@ fn segments_that_the_guest_loads_are_known_afterwards() {
     assert_eq!(guest.register(reg::EBX), 77);
 
     // A descriptor that the kernel changes: the next run sees the new one.
-    let moved = RAW_TLS + (4 << 16) | 1 << 40;
+    let moved = (RAW_TLS + (4 << 16)) | (1 << 40);
     guest.descriptor(GDT + u32::from(TLS & !7), moved);
     guest.state.seg[seg::GS] = segment(TLS, moved);
     guest.state.eip = CODE + 7;

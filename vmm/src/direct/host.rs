@@ -295,3 +295,70 @@ fn write_compat32(f: &mut fmt::Formatter<'_>, probe: &Compat32) -> fmt::Result {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::direct::probe::Check;
+
+    fn probe(needed: Needed, outcome: Outcome) -> Compat32 {
+        Compat32 {
+            usable: needed != Needed::Always || outcome == Outcome::Right,
+            iopl: needed != Needed::Iopl || outcome == Outcome::Right,
+            limits: true,
+            checks: vec![Check {
+                name: "something",
+                needed,
+                outcome,
+            }],
+            speed: None,
+            extras: None,
+            probe_us: 1000,
+        }
+    }
+
+    #[test]
+    fn only_what_is_always_needed_makes_a_mode_fail() {
+        let wrong = || Outcome::Wrong("odd".into());
+        let fatal = probe(Needed::Always, wrong());
+        assert_eq!(first_wrong(&fatal), Some("something: odd".into()));
+        assert_eq!(abilities(&fatal).support, HostSupport::NONE);
+        let limited = probe(Needed::Iopl, wrong());
+        assert_eq!(first_wrong(&limited), None);
+        assert!(abilities(&limited).support.compat32);
+        assert!(!abilities(&limited).iopl);
+        let mut text = String::new();
+        let mut report = host_report();
+        report.compat32 = Some(limited);
+        fmt::write(&mut text, format_args!("{report}")).expect("a string takes everything");
+        assert!(text.contains("IOPL 1 and 2 do not run directly"), "{text}");
+    }
+
+    #[test]
+    fn errors_of_the_device_are_told_apart() {
+        let status = |what, errno| status_of(&SetupError::Kvm { what, errno });
+        assert_eq!(status(kvm::DEVICE, Errno::ENOENT), KvmStatus::Missing);
+        assert_eq!(
+            status(kvm::DEVICE, Errno::EACCES),
+            KvmStatus::PermissionDenied
+        );
+        assert_eq!(status(kvm::DEVICE, Errno::EMFILE), KvmStatus::Unusable);
+        assert_eq!(status("KVM_CREATE_VM", Errno::ENOENT), KvmStatus::Unusable);
+        assert_eq!(status_of(&SetupError::ApiVersion(11)), KvmStatus::Unusable);
+    }
+
+    #[test]
+    fn the_json_form_says_what_scripts_ask_for() {
+        let json = serde_json::to_value(host_report()).expect("plain data");
+        assert_eq!(json["schema"], SCHEMA);
+        assert!(json["cpu"]["fsgsbase"].is_boolean());
+        assert!(json["kvm"]["status"].is_string());
+        let modes = json["modes"].as_array().expect("a list");
+        assert_eq!(modes[0]["name"], "compat32");
+        assert!(
+            modes
+                .iter()
+                .all(|mode| mode["verdict"]["result"].is_string())
+        );
+    }
+}

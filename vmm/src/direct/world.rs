@@ -4,6 +4,7 @@
 //! its shadow MMU or of what an exception means.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -12,13 +13,13 @@ use nix::errno::Errno;
 use super::kick::Kicker;
 use super::kvm::{self, CR0, CR0_TS, CR4, CR4_UMIP, Features, SetupError, failed};
 use super::layout::{
-    CODE, COMM, EDIT_CAPACITY, EDITS, KICK_VECTOR, MONITOR_BYTES, MONITOR_GPA, MONITOR_LINEAR,
+    COMM, EDIT_CAPACITY, EDITS, KICK_VECTOR, MONITOR_BYTES, MONITOR_GPA, MONITOR_LINEAR,
     POOL_BYTES, ROOT_COUNT, TABLE_POOL_BASE, comm,
 };
 use super::memory::SharedMemory;
 use super::monitor;
 use super::roots::RootCache;
-use super::tables::{self, gpa, linear};
+use super::tables::{self, gpa};
 
 /// The guest registers that the monitor loads and saves. Selectors stand for what the shadow
 /// descriptor tables hold.
@@ -74,6 +75,9 @@ pub(super) enum WorldError {
     /// An exit that nothing in the monitor or the guest should cause.
     #[error("unexpected exit from KVM: {0}")]
     Exit(String),
+    /// KVM gave up on an instruction (KVM_EXIT_INTERNAL_ERROR).
+    #[error("KVM could not go on: an emulation failure")]
+    GaveUp,
     /// The monitor's own code faulted outside its entry path.
     #[error("exception {vector} in the monitor at {rip:#x}, error code {error:#x}, CR2 {cr2:#x}")]
     Monitor {
@@ -337,7 +341,8 @@ impl World {
         self.counters.entries += 1;
         let vector = match self.cross() {
             Ok(vector) => vector,
-            Err(error) => return self.rescue(context, error),
+            Err(WorldError::GaveUp) => return self.rescue(context),
+            Err(error) => return Err(error),
         };
         if self.get::<u32>(comm::FPU_LIVE) != 0 {
             self.cr0 &= !CR0_TS; // the monitor may have executed `clts`
@@ -421,17 +426,18 @@ impl World {
     /// Runs the vCPU until the monitor halts. A kick is turned into an interrupt as soon as the
     /// vCPU can take one, which is in guest code (always with IF = 1) and not in the monitor.
     fn run_until_halt(&mut self) -> Result<(), WorldError> {
-        /// Kicks that did not get through before the vCPU is given up. The monitor needs far less
-        /// than a microsecond from `hlt` to guest code.
-        const MOST_KICKS: u32 = 32;
+        /// How long a kick may take to get through; the monitor needs microseconds from `hlt` to
+        /// guest code.
+        const PATIENCE: Duration = Duration::from_secs(2);
         let mut kicked = false;
-        let mut kicks = 0;
+        let mut first_kick = None;
         let result = loop {
             self.counters.runs += 1;
             match self.vcpu.run() {
                 Ok(VcpuExit::Hlt) => break Ok(()),
                 Ok(VcpuExit::IrqWindowOpen) => {}
                 Ok(VcpuExit::Intr) => kicked |= self.kicker.take(),
+                Ok(VcpuExit::InternalError) => break Err(WorldError::GaveUp),
                 Ok(other) => break Err(WorldError::Exit(format!("{other:?}"))),
                 Err(error) => match Errno::from_raw(error.errno()) {
                     Errno::EINTR => kicked |= self.kicker.take(),
@@ -440,8 +446,8 @@ impl World {
                 },
             }
             if kicked {
-                kicks += 1;
-                if kicks > MOST_KICKS {
+                let waiting_since = *first_kick.get_or_insert_with(Instant::now);
+                if waiting_since.elapsed() > PATIENCE {
                     break Err(WorldError::Stuck);
                 }
                 let run = self.vcpu.get_kvm_run();
@@ -461,21 +467,18 @@ impl World {
         result
     }
 
-    /// After an exit that left the vCPU in guest code: fetches the guest's registers from KVM, and
-    /// puts the vCPU back into the monitor.
-    fn rescue(&mut self, context: &mut Context, error: WorldError) -> Result<Leave, WorldError> {
-        let WorldError::Exit(ref what) = error else {
-            return Err(error);
-        };
-        let (Ok(regs), Ok(sregs)) = (self.vcpu.get_regs(), self.vcpu.get_sregs()) else {
-            return Err(error);
-        };
+    /// After an emulation failure, which leaves the vCPU in guest code: fetches the guest's registers
+    /// from KVM, and puts the vCPU back into the monitor.
+    fn rescue(&mut self, context: &mut Context) -> Result<Leave, WorldError> {
+        let given_up = |_| WorldError::GaveUp;
+        let regs = self.vcpu.get_regs().map_err(given_up)?;
+        let sregs = self.vcpu.get_sregs().map_err(given_up)?;
         if sregs.cs.selector & 3 != 3 || regs.rip >> 32 != 0 {
-            return Err(error);
+            return Err(WorldError::GaveUp);
         }
-        tracing::debug!(target: "ringshift::direct", what, rip = regs.rip, "KVM gave up");
+        tracing::debug!(target: "ringshift::direct", rip = regs.rip, "KVM gave up");
         if self.get::<u32>(comm::FPU_LIVE) != 0 {
-            self.rescue_fpu().map_err(|_| error.clone())?;
+            self.rescue_fpu().map_err(given_up)?;
         }
         *context = Context {
             gpr: [
@@ -488,18 +491,14 @@ impl World {
             ss: sregs.ss.selector,
             data: [sregs.ds, sregs.es, sregs.fs, sregs.gs].map(|segment| segment.selector),
         };
-        let (mut regs, mut sregs) = self.initial;
-        regs.rip = linear(CODE + monitor::image().resume);
-        (sregs.cr0, sregs.cr3, sregs.cr4) = (self.cr0 & !CR0_TS, self.cr3, self.cr4);
-        self.cr0 = sregs.cr0;
-        let restored = self.vcpu.set_sregs(&sregs).is_ok() && self.vcpu.set_regs(&regs).is_ok();
+        let (regs, mut initial) = self.initial;
+        self.cr0 &= !CR0_TS;
+        (initial.cr0, initial.cr3, initial.cr4) = (self.cr0, self.cr3, self.cr4);
+        self.vcpu.set_sregs(&initial).map_err(given_up)?;
+        self.vcpu.set_regs(&regs).map_err(given_up)?;
         self.queued = 0;
         self.command = 0;
-        if restored {
-            Ok(Leave::GaveUp)
-        } else {
-            Err(error)
-        }
+        Ok(Leave::GaveUp)
     }
 
     /// Fetches the FPU state from KVM to where the monitor would have saved it.
@@ -521,3 +520,6 @@ impl World {
         self.monitor.write(COMM + offset, value);
     }
 }
+
+#[cfg(test)]
+mod tests;

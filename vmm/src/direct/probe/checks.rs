@@ -72,7 +72,10 @@ pub enum Needed {
 
 type CheckFunction = fn(&mut Lab) -> Verdict;
 
-const CHECKS: [(&str, Needed, CheckFunction); 14] = [
+/// How many checks there are.
+pub(super) const COUNT: usize = 14;
+
+const CHECKS: [(&str, Needed, CheckFunction); COUNT] = [
     ("integer arithmetic and flags", Needed::Always, arithmetic),
     (
         "instructions that 64-bit mode lacks",

@@ -2,7 +2,7 @@
 
 mod checks;
 mod extras;
-mod lab;
+pub(in crate::direct) mod lab;
 mod measure;
 mod native;
 mod watchdog;
@@ -78,10 +78,53 @@ pub(super) fn compat32() -> Result<Compat32, SetupError> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::direct::layout::GDT;
+    use lab::selector;
+
     #[test]
-    fn smoke() {
-        let report = crate::direct::host_report();
-        println!("{report}");
-        println!("{}", serde_json::to_string(&report).unwrap());
+    fn the_probe_ends_in_time_and_runs_everything() {
+        let probe = match compat32() {
+            Ok(probe) => probe,
+            Err(error) => {
+                eprintln!("SKIPPED: {error}");
+                return;
+            }
+        };
+        assert!(probe.probe_us < 2_000_000, "{} us", probe.probe_us);
+        assert_eq!(probe.checks.len(), checks::COUNT);
+        assert_eq!(probe.usable, probe.speed.is_some());
+        if let Some(speed) = probe.speed {
+            assert!(
+                speed.round_trip_ns > 100,
+                "no world switch is that fast: {speed:?}"
+            );
+            assert!(speed.native_instruction_ps > 10, "{speed:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_host_is_found_out() {
+        let Ok(mut lab) = Lab::new() else {
+            eprintln!("SKIPPED: no KVM");
+            return;
+        };
+        lab.map().expect("the lab's tables");
+        // As if the host ignored segment bases: all data is a page further.
+        let at = GDT + u64::from(selector::DATA & !7);
+        let memory = lab.world.monitor_memory();
+        let data: u64 = memory.read(at);
+        memory.write(at, data | 0x1000 << 16);
+        let wrong = checks::all(&mut lab)
+            .into_iter()
+            .filter(|check| matches!(check.outcome, Outcome::Wrong(_)))
+            .map(|check| check.name)
+            .collect::<Vec<_>>();
+        for name in [
+            "integer arithmetic and flags",
+            "page faults, CR2 and error codes",
+        ] {
+            assert!(wrong.contains(&name), "{wrong:?}");
+        }
     }
 }

@@ -1,0 +1,103 @@
+//! The world with the probe's small guest in it. Without KVM each test says so and does nothing.
+
+use super::*;
+use crate::direct::probe::lab::{CODE, DATA, Lab, Rights};
+
+/// KVM with emulation failures reported instead of turned into #UD (`KVM_CAP_EXIT_ON_
+/// EMULATION_FAILURE`), where the host can do that.
+fn strict_lab() -> Option<Lab> {
+    let lab = Lab::new()
+        .inspect_err(|error| eprintln!("SKIPPED: {error}"))
+        .ok()?;
+    let cap = kvm_bindings::kvm_enable_cap {
+        cap: kvm_bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    };
+    if let Err(error) = lab.world.vm.enable_cap(&cap) {
+        eprintln!("SKIPPED: no KVM_CAP_EXIT_ON_EMULATION_FAILURE: {error}");
+        return None;
+    }
+    Some(lab)
+}
+
+#[test]
+fn the_state_survives_an_emulation_failure() {
+    const NO_MEMORY: u64 = 0x8_0000;
+    let Some(mut lab) = strict_lab() else { return };
+    lab.map().unwrap();
+    lab.map_page(DATA, NO_MEMORY, Rights::Execute).unwrap();
+    // stc; inc ebx; jmp DATA
+    let mut code = vec![0xF9, 0x43, 0xE9];
+    code.extend(DATA.wrapping_sub(CODE + 7).to_le_bytes());
+    lab.program(&code);
+    let mut context = Lab::start();
+    let leave = lab.run(&mut context).unwrap();
+    if matches!(leave, Leave::Exception { vector: 6, .. }) {
+        eprintln!("SKIPPED: this KVM makes it #UD all the same");
+        return;
+    }
+    assert_eq!(leave, Leave::GaveUp);
+    let mut wanted = Lab::start();
+    (wanted.eip, wanted.gpr[3]) = (DATA, 1);
+    context.eflags &= !(1 << 16); // RF is the run loop's to clear
+    wanted.eflags |= 1;
+    assert_eq!(context, wanted);
+    // And the vCPU is good for more.
+    for _ in 0..2 {
+        lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+        let mut context = Lab::start();
+        let leave = lab.run(&mut context).unwrap();
+        assert!(matches!(leave, Leave::Exception { vector: 6, .. }));
+        assert_eq!((context.eip, context.gpr[3]), (CODE + 1, 1));
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_present_is_refused() {
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.program(&[0x0F, 0x0B]);
+    let broken: [fn(&mut Context); 3] = [
+        |context| context.data[1] = 0x4B,
+        |context| context.cs = 0x4B,
+        |context| context.ss = 0x4B,
+    ];
+    for breaking in broken {
+        let mut context = Lab::start();
+        breaking(&mut context);
+        let before = context;
+        let leave = lab.run(&mut context).unwrap();
+        assert!(matches!(leave, Leave::Refused { .. }), "{leave:?}");
+        assert_eq!(context, before);
+        let leave = lab.run(&mut Lab::start()).unwrap();
+        assert!(matches!(leave, Leave::Exception { vector: 6, .. }));
+    }
+}
+
+#[test]
+fn more_edits_than_the_queue_holds() {
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.program(&[0x0F, 0x0B]);
+    let far = TABLE_POOL_BASE + 0x10_0000;
+    for number in 0..EDIT_CAPACITY as u64 * 2 + 10 {
+        lab.world.edit(far + number * 8, number << 12).unwrap();
+    }
+    lab.run(&mut Lab::start()).unwrap();
+    let at = |number: u64| far - MONITOR_GPA + number * 8;
+    for number in 0..EDIT_CAPACITY as u64 * 2 + 10 {
+        assert_eq!(lab.world.monitor.read::<u64>(at(number)), number << 12);
+    }
+    assert_eq!(
+        lab.world.edit(MONITOR_GPA, 0),
+        Err(WorldError::Edit(MONITOR_GPA))
+    );
+    assert!(lab.world.edit(far + 4, 0).is_err());
+}
