@@ -13,8 +13,22 @@ const PIECE: usize = 64;
 /// Writes to the page directory of a root that is not active, after which the page is taken to be something else by now.
 const FOREIGN_WRITES: u32 = 3;
 /// Writes to a page table that take entries away, or come from other address spaces, without a fill in between, after which
-/// it is taken to be on its way out.
+/// it may be on its way out.
 const DEAD_WRITES: u32 = 8;
+
+/// Leaves below which a page table from which entries are taken away is not worth keeping.
+const FEW_LEAVES: u32 = 8;
+
+bitflags::bitflags! {
+    /// Signs that a page table is on its way out.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct TableEnd: u8 {
+        /// A present entry was cleared.
+        const CLEARED = 1 << 0;
+        /// It was written while another address space was loaded.
+        const FOREIGN = 1 << 1;
+    }
+}
 
 /// Bits of an entry that what is derived from it depends on; the others are caching, global and available bits.
 const RELEVANT: u64 = !(0xf80 | 0x18) | PS;
@@ -77,12 +91,12 @@ impl Mmu {
         for user in directories {
             self.directory_written(user, piece);
         }
-        let mut dead = false;
+        let mut end = TableEnd::empty();
         for &user in &tables {
-            dead |= self.page_table_written(user, piece);
+            end |= self.page_table_written(user, piece);
         }
-        if dead {
-            self.count_dead_write(page);
+        if end != TableEnd::empty() {
+            self.count_dead_write(page, end);
         }
     }
 
@@ -93,6 +107,7 @@ impl Mmu {
         let geometry = space.regions.geometry;
         let active = user.slot == self.active.user;
         space.user_regions = None;
+        space.agrees_with = None;
         self.user_regions_dirty |= active;
         if !active {
             space.foreign_writes += 1;
@@ -142,21 +157,26 @@ impl Mmu {
         }
     }
 
-    /// Returns true if the write looks like the end of the table.
-    fn page_table_written(&mut self, user: TableUse, piece: &TablePiece) -> bool {
+    /// Returns in what way the write looks like the end of the table.
+    fn page_table_written(&mut self, user: TableUse, piece: &TablePiece) -> TableEnd {
+        let mut end = TableEnd::empty();
         let Some(space) = self.spaces.get(user.slot) else {
-            return false;
+            return end;
         };
         let geometry = space.regions.geometry;
         let kind = space.kind;
-        let foreign = kind.is_user() && user.slot != self.active.user;
-        let mut dead = foreign;
+        end.set(
+            TableEnd::FOREIGN,
+            kind.is_user() && user.slot != self.active.user,
+        );
         for (index, old, new) in piece.entries(geometry) {
             if old == new {
                 continue;
             }
             self.stats.table_writes += 1;
-            dead |= kind.is_user() && old & P != 0 && new & P == 0;
+            if kind.is_user() && old & P != 0 && new & P == 0 {
+                end |= TableEnd::CLEARED;
+            }
             if old & P == 0 {
                 continue; // nothing is derived from it
             }
@@ -165,7 +185,7 @@ impl Mmu {
                 self.zap_page(user.slot, page);
             }
         }
-        dead
+        end
     }
 
     /// Changes the rights of a leaf in place where the entry still maps the same page for the same users: a fork takes write
@@ -213,20 +233,29 @@ impl Mmu {
     }
 
     /// Counts a write that looks like the end of a table, and gives the table up when there are many.
-    fn count_dead_write(&mut self, page: HostPage) {
+    fn count_dead_write(&mut self, page: HostPage, end: TableEnd) {
         let Some(uses) = self.traces.uses_mut(page) else {
             return;
         };
         uses.dead_writes += 1;
-        if uses.dead_writes < DEAD_WRITES {
+        if !uses.dead_writes.is_multiple_of(DEAD_WRITES) {
             return;
         }
-        uses.dead_writes = 0;
         let tables = uses.tables.clone();
-        if tables
-            .iter()
-            .any(|u| self.spaces.get(u.slot).is_some_and(|s| !s.kind.is_user()))
-        {
+        let mut left = 0;
+        for user in &tables {
+            let Some(space) = self.spaces.get(user.slot) else {
+                continue;
+            };
+            if !space.kind.is_user() {
+                return;
+            }
+            let pages = space.regions.geometry.region_pages();
+            let first = user.region * pages;
+            left += space.tree.count_leaves(&self.pool, first, pages);
+        }
+        // An address space that unmaps some of its own pages goes on using the others.
+        if !end.contains(TableEnd::FOREIGN) && left > FEW_LEAVES {
             return;
         }
         self.stats.tables_given_up += 1;

@@ -412,10 +412,20 @@ impl Mmu {
     }
 
     pub(crate) fn code_written(&mut self, page: HostPage, offset: u32, len: u16) {
-        self.events.push(MmuEvent::CodeWritten {
-            gfn: self.map.owner(page),
-            offset: offset as u16,
-            len,
-        });
+        let gfn = self.map.owner(page);
+        let offset = offset as u16;
+        // One write is one event, though it is compared in pieces.
+        if let Some(MmuEvent::CodeWritten {
+            gfn: last,
+            offset: at,
+            len: n,
+        }) = self.events.last_mut()
+            && *last == gfn
+            && *at + *n == offset
+        {
+            *n += len;
+            return;
+        }
+        self.events.push(MmuEvent::CodeWritten { gfn, offset, len });
     }
 }

@@ -265,6 +265,7 @@ impl Mmu {
             space.directories = found;
             space.pdptes = paging.pdptes;
             space.user_regions = None;
+            space.agrees_with = None;
         }
     }
 
@@ -304,6 +305,14 @@ impl Mmu {
         let Some(space) = self.spaces.get(slot) else {
             return;
         };
+        let agreed = Some((space.id, space.regions.version));
+        if self
+            .spaces
+            .get(self.active.user)
+            .is_some_and(|user| user.agrees_with == agreed)
+        {
+            return;
+        }
         let tables = self.tables();
         let mut populated = 0;
         let (mut differ, mut unaccessed) = (Vec::new(), Vec::new());
@@ -333,6 +342,13 @@ impl Mmu {
         self.stats.supervisor_regions_dropped += differ.len() as u64;
         for region in differ {
             self.zap_region(slot, region);
+        }
+        let agreed = self
+            .spaces
+            .get(slot)
+            .map(|space| (space.id, space.regions.version));
+        if let Some(user) = self.spaces.get_mut(self.active.user) {
+            user.agrees_with = agreed;
         }
         if self.mismatches >= MISMATCH_LIMIT && !self.split_roles.contains(&paging.role) {
             tracing::info!(

@@ -77,6 +77,8 @@ pub(crate) struct Regions {
     /// For each populated region, the guest page table that it is registered with as a user.
     tables: Vec<Option<HostPage>>,
     populated: [u64; 32],
+    /// Changes with every change of the above.
+    pub(crate) version: u64,
 }
 
 impl Regions {
@@ -87,6 +89,7 @@ impl Regions {
             entries: vec![0; n],
             tables: vec![None; n],
             populated: [0; 32],
+            version: 0,
         }
     }
 
@@ -111,6 +114,7 @@ impl Regions {
         if let (Some(r), Some(t), Some(p)) = (r, t, self.populated.get_mut((region / 64) as usize))
         {
             (*r, *t) = (entry, table);
+            self.version += 1;
             *p |= 1 << (region % 64);
         }
     }
@@ -118,6 +122,7 @@ impl Regions {
     /// Forgets a region; the page table it was registered with, if it was populated.
     pub(crate) fn remove(&mut self, region: u32) -> Option<HostPage> {
         let table = self.table(region);
+        self.version += 1;
         if let Some(p) = self.populated.get_mut((region / 64) as usize) {
             *p &= !(1 << (region % 64));
         }
@@ -223,6 +228,18 @@ impl Tree {
                     .into_iter()
                     .chain(small.filter(|(_, entry, _)| entry & bits::P != 0))
             })
+    }
+
+    /// Number of 4 KiB leaves in a range of whole 2 MiB chunks.
+    pub(crate) fn count_leaves(&self, pool: &TablePool, first: u32, pages: u32) -> u32 {
+        let mut found = 0;
+        for chunk in (first..first + pages).step_by(ENTRIES as usize) {
+            let table = pool.target(self.directory_entry(pool, chunk));
+            found += (0..ENTRIES)
+                .filter(|&i| pool.entry(table, i) & bits::P != 0)
+                .count() as u32;
+        }
+        found
     }
 
     fn ensure_directory(&mut self, pool: &mut TablePool, page: u32) -> TableIndex {
@@ -416,6 +433,9 @@ pub(crate) struct Space {
     pub(crate) pdptes: [u64; 4],
     /// The pages it is registered with as a user of a page directory: (page, first region).
     pub(crate) directories: Vec<(HostPage, u32)>,
+    /// The supervisor space (and the version of its record) that this user space's root was last found to agree with; none if
+    /// a directory was written since.
+    pub(crate) agrees_with: Option<(SpaceId, u64)>,
     /// [`crate::UserRegions::flags`] of its root, if computed.
     pub(crate) user_regions: Option<Box<[bool; 256]>>,
 }
@@ -435,6 +455,7 @@ impl Space {
             foreign_writes: 0,
             pdptes: [0; 4],
             directories: Vec::new(),
+            agrees_with: None,
             user_regions: None,
         }
     }

@@ -74,7 +74,8 @@ impl Tlb {
     #[inline]
     pub(crate) fn lookup(&self, linear_page: u32, privilege: Privilege) -> Option<&TlbEntry> {
         let index = linear_page as usize % ENTRIES;
-        if privilege == Privilege::Supervisor {
+        // With paging off one space serves both.
+        if privilege == Privilege::Supervisor || self.user_tag == self.supervisor_tag {
             let entry = &self.supervisor[index];
             if entry.linear_page == linear_page && entry.tag == self.supervisor_tag {
                 return Some(entry);

@@ -6,10 +6,7 @@ use common::model::Model;
 use common::*;
 use shadow_mmu::*;
 
-const ROOT: u32 = 0x10_0000;
-const TABLE: u32 = 0x10_1000;
 const LINEAR: u32 = 0x1234_5000;
-const DATA: u32 = 0x20_0000;
 const LARGE: u32 = 0x80_0000;
 
 const ALL: [Access; 6] = [

@@ -25,6 +25,13 @@ pub(crate) const WRITE: Access = Access::write(Privilege::Supervisor);
 pub(crate) const USER_READ: Access = Access::read(Privilege::User);
 pub(crate) const USER_WRITE: Access = Access::write(Privilege::User);
 
+pub(crate) const ROOT: u32 = 0x10_0000;
+pub(crate) const TABLE: u32 = 0x10_1000;
+pub(crate) const KERNEL_TABLE: u32 = 0x10_2000;
+pub(crate) const DATA: u32 = 0x20_0000;
+pub(crate) const USER: u32 = 0x0804_8000;
+pub(crate) const KERNEL: u32 = 0xc000_0000;
+
 pub(crate) fn mmu(mib: u64) -> Mmu {
     Mmu::new(MmuConfig {
         ram_bytes: mib << 20,
@@ -61,6 +68,16 @@ pub(crate) fn map4k(mmu: &mut Mmu, root: u32, table: u32, linear: u32, entry: u3
     }
     let table = get32(mmu, slot) & !0xfff;
     put32(mmu, table + (linear >> 12 & 1023) * 4, entry);
+}
+
+/// One user page, one kernel page, paging on.
+pub(crate) fn guest() -> Mmu {
+    let mut m = mmu(16);
+    map4k(&mut m, ROOT, TABLE, USER, DATA | P | W | U);
+    put32(&mut m, ROOT + (KERNEL >> 22) * 4, KERNEL_TABLE | P | W);
+    map4k(&mut m, ROOT, KERNEL_TABLE, KERNEL, 0x30_0000 | P | W);
+    m.set_paging(paging(ROOT));
+    m
 }
 
 /// Reads host memory; `None` where it is not readable.
