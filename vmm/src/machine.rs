@@ -29,8 +29,9 @@ use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
 pub struct MachineConfig {
     /// Memory.
     pub memory: MemorySize,
-    /// Who picks the engine.
-    pub policy: PolicyName,
+    /// Who picks the engine; `None`: [`PolicyName::Vmware`] where this host's KVM is fast enough to
+    /// be of use, else [`PolicyName::Translate`].
+    pub policy: Option<PolicyName>,
     /// Stop at the first instruction that is not translated.
     pub strict: bool,
     /// A reset by the guest ends the run.
@@ -50,7 +51,7 @@ impl Default for MachineConfig {
     fn default() -> Self {
         MachineConfig {
             memory: MemorySize::DEFAULT,
-            policy: PolicyName::Translate,
+            policy: Some(PolicyName::Translate),
             strict: false,
             end_at_reset: false,
             serial: SerialTarget::Null,
@@ -108,13 +109,17 @@ pub struct Machine {
     acpi: AcpiTables,
     /// What EDX holds after a reset.
     signature: u32,
+    note: Option<String>,
 }
 
 impl Machine {
     /// Makes a machine and loads its guest.
     pub fn new(config: MachineConfig, guest: Guest) -> Result<Machine, MachineError> {
-        let wants_direct = config.direct && config.policy != PolicyName::Translate;
-        let direct = open_direct(wants_direct);
+        let Engines {
+            direct,
+            policy,
+            note,
+        } = Engines::open(&config);
         let mut mmu = Mmu::new(MmuConfig {
             ram_bytes: config.memory.bytes(),
             mirror_edits: direct.is_some(),
@@ -158,13 +163,14 @@ impl Machine {
             vcpu,
             direct,
             board: Board::new(chipset, Clock::start(), helper, output),
-            decider: Decider::new(config.policy.build(), support, costs),
+            decider: Decider::new(policy.build(), support, costs),
             tables: DescriptorTables::default(),
             account: Account::default(),
             end_at_reset: config.end_at_reset,
             guest,
             acpi: acpi::build(&AcpiConfig::default())?,
             signature,
+            note,
         };
         machine.boot()?;
         Ok(machine)
@@ -201,6 +207,11 @@ impl Machine {
     /// The vCPU's state.
     pub fn state(&self) -> &CpuState {
         self.vcpu.state()
+    }
+
+    /// Why there is no direct execution, where somebody could expect it.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// Direct execution is there.
@@ -262,16 +273,46 @@ fn device_counters(counters: &ChipsetCounters) -> Counters {
         .collect()
 }
 
-/// Direct execution, if it is wanted and this host has it.
-fn open_direct(wanted: bool) -> Option<Box<dyn DirectEngine>> {
-    if !wanted {
-        return None;
-    }
-    match direct::open() {
-        Ok(engine) => Some(Box::new(engine)),
-        Err(error) => {
-            tracing::info!(%error, "no direct execution: everything runs translated");
-            None
+/// Picoseconds for an instruction in direct execution from which on it cannot pay: KVM interprets
+/// instructions in place of running them. Translated code takes one to a few nanoseconds.
+const INTERPRETED_PS: u64 = 20_000;
+
+/// Who runs a machine.
+struct Engines {
+    direct: Option<Box<dyn DirectEngine>>,
+    policy: PolicyName,
+    /// Why there is no direct execution, where somebody could expect it.
+    note: Option<String>,
+}
+
+impl Engines {
+    /// Opens direct execution where it has a use; picks the policy where none was asked for.
+    fn open(config: &MachineConfig) -> Engines {
+        let translate = |note| Engines {
+            direct: None,
+            policy: config.policy.unwrap_or(PolicyName::Translate),
+            note,
+        };
+        if !config.direct || config.policy == Some(PolicyName::Translate) {
+            return translate(None);
+        }
+        let direct = match direct::open() {
+            Ok(direct) => direct,
+            Err(error) => {
+                return translate(Some(format!("everything runs translated: {error}")));
+            }
+        };
+        match (config.policy, direct.costs().direct_ps) {
+            (None, Some(ps)) if ps >= INTERPRETED_PS => translate(Some(format!(
+                "everything runs translated: this host's KVM takes {} ns for an instruction \
+                 (--policy vmware runs directly all the same)",
+                ps / 1000
+            ))),
+            (policy, _) => Engines {
+                direct: Some(Box::new(direct)),
+                policy: policy.unwrap_or(PolicyName::Vmware),
+                note: None,
+            },
         }
     }
 }

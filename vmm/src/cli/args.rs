@@ -56,9 +56,11 @@ pub struct CommonArgs {
     /// Who picks the engine: vmware, translate or ring
     ///
     /// vmware: direct whenever it is legal (VMware's Algorithm 1). translate: never direct.
-    /// ring: direct in every legal CPL 3 state (kqemu's rule).
-    #[arg(long, value_name = "NAME", default_value_t = PolicyName::Vmware)]
-    pub policy: PolicyName,
+    /// ring: direct in every legal CPL 3 state (kqemu's rule). Without this option it is vmware
+    /// where the host's KVM runs guest code at the processor's speed, and translate elsewhere
+    /// (see 'ringshift host').
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<PolicyName>,
 
     /// Write statistics of the run to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
@@ -203,7 +205,7 @@ mod tests {
         let args = run_args(&[]);
         assert_eq!(args.memory.bytes(), 128 << 20);
         assert_eq!(args.serial, SerialTarget::Stdio);
-        assert_eq!(args.common.policy, PolicyName::Vmware);
+        assert_eq!(args.common.policy, None);
         assert_eq!(
             (
                 args.initrd,
@@ -244,7 +246,7 @@ mod tests {
         assert_eq!(args.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(args.serial, SerialTarget::File("out".into()));
         assert!(args.strict && args.no_reboot);
-        assert_eq!(args.common.policy, PolicyName::Ring);
+        assert_eq!(args.common.policy, Some(PolicyName::Ring));
         assert_eq!(args.common.log, "debug");
     }
 

@@ -44,6 +44,9 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
     };
     let mut machine = Machine::new(config, guest).map_err(CliError::Machine)?;
 
+    if let Some(note) = machine.note() {
+        complain(note);
+    }
     let result = machine.run();
     let report = machine.report(&describe(&result));
     stats.write(&report)?;

@@ -26,9 +26,6 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
             .transpose()?,
         command_line: args.append.clone(),
     };
-    if let Some(hint) = console_hint(args) {
-        complain(hint);
-    }
 
     let signals = take_signals()?;
     let (input, terminal) = input(&args.serial)?;
@@ -49,6 +46,12 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     };
     let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
 
+    if let Some(hint) = console_hint(args) {
+        complain(hint);
+    }
+    if let Some(note) = machine.note() {
+        complain(note);
+    }
     let result = machine.run();
     // Messages belong on a terminal that is itself again.
     drop(terminal);
