@@ -51,11 +51,21 @@ pub(crate) struct Mem {
 
 impl Mem {
     pub(crate) const fn base(base: Reg, disp: i32) -> Self {
-        Mem { base: Some(base), index: None, disp, gs32: false }
+        Mem {
+            base: Some(base),
+            index: None,
+            disp,
+            gs32: false,
+        }
     }
 
     pub(crate) const fn sum(base: Reg, index: Reg, disp: i32) -> Self {
-        Mem { base: Some(base), index: Some((index, 1)), disp, gs32: false }
+        Mem {
+            base: Some(base),
+            index: Some((index, 1)),
+            disp,
+            gs32: false,
+        }
     }
 
     /// A field of the context.
@@ -74,7 +84,11 @@ impl Mem {
         insn.set_memory_base(self.base.map_or(Register::None, name));
         insn.set_memory_index(self.index.map_or(Register::None, |(reg, _)| name(reg)));
         insn.set_memory_index_scale(self.index.map_or(1, |(_, scale)| u32::from(scale)));
-        insn.set_segment_prefix(if self.gs32 { Register::GS } else { Register::None });
+        insn.set_segment_prefix(if self.gs32 {
+            Register::GS
+        } else {
+            Register::None
+        });
         let small = i8::try_from(self.disp).is_ok();
         if self.gs32 {
             insn.set_memory_displacement64(u64::from(self.disp as u32));
@@ -118,13 +132,20 @@ pub(crate) struct Asm {
 
 impl std::fmt::Debug for Asm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asm").field("origin", &self.origin).field("len", &self.len).finish()
+        f.debug_struct("Asm")
+            .field("origin", &self.origin)
+            .field("len", &self.len)
+            .finish()
     }
 }
 
 impl Asm {
     pub(crate) fn new() -> Self {
-        Asm { encoder: Encoder::new(64), origin: 0, len: 0 }
+        Asm {
+            encoder: Encoder::new(64),
+            origin: 0,
+            len: 0,
+        }
     }
 
     /// Starts anew at host address `origin`, keeping the allocation of `buffer`.
@@ -170,7 +191,15 @@ impl Asm {
     }
 
     /// Prefixes, opcode and ModRM for `reg, mem`. `opcode` is one or two bytes (0F xx).
-    fn op_mem(&mut self, prefix: Option<u8>, wide: bool, opcode: &[u8], reg: u8, mem: Mem, byte_reg: bool) {
+    fn op_mem(
+        &mut self,
+        prefix: Option<u8>,
+        wide: bool,
+        opcode: &[u8],
+        reg: u8,
+        mem: Mem,
+        byte_reg: bool,
+    ) {
         if mem.gs32 {
             self.bytes(&[0x65, 0x67]);
         }
@@ -197,7 +226,9 @@ impl Asm {
                 if index.is_some() || base.0 & 7 == 4 {
                     self.byte(mode | field | 4);
                     let (index, scale) = index.unwrap_or((host::RSP, 1));
-                    self.byte((scale.trailing_zeros() as u8) << 6 | (index.0 & 7) << 3 | (base.0 & 7));
+                    self.byte(
+                        (scale.trailing_zeros() as u8) << 6 | (index.0 & 7) << 3 | (base.0 & 7),
+                    );
                 } else {
                     self.byte(mode | field | (base.0 & 7));
                 }
@@ -216,7 +247,15 @@ impl Asm {
         }
     }
 
-    fn op_reg(&mut self, prefix: Option<u8>, wide: bool, opcode: &[u8], reg: u8, rm: u8, byte_rm: bool) {
+    fn op_reg(
+        &mut self,
+        prefix: Option<u8>,
+        wide: bool,
+        opcode: &[u8],
+        reg: u8,
+        rm: u8,
+        byte_rm: bool,
+    ) {
         if let Some(prefix) = prefix {
             self.byte(prefix);
         }
@@ -279,6 +318,11 @@ impl Asm {
                 self.dword(value);
             }
         }
+    }
+
+    /// `not byte [mem]`: no flags change.
+    pub(crate) fn not8_mem(&mut self, mem: Mem) {
+        self.op_mem(None, false, &[0xF6], 2, mem, false);
     }
 
     /// `lea reg64, [mem]`

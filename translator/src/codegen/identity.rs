@@ -6,7 +6,8 @@ use super::builder::{After, Builder, CannotEmit, Emitted};
 use super::memory::{Operand, Use};
 use super::{AccessHint, layout};
 use iced_x86::{
-    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind, Register,
+    Code, Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic, OpAccess, OpKind,
+    Register,
 };
 
 /// The same operation in a form that 64-bit mode has.
@@ -35,7 +36,10 @@ fn long_mode_code(code: Code) -> Code {
 }
 
 fn is_high_byte(register: Register) -> bool {
-    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
+    matches!(
+        register,
+        Register::AH | Register::CH | Register::DH | Register::BH
+    )
 }
 
 /// RAX, RCX, RDX or RBX for AH, CH, DH or BH.
@@ -57,16 +61,38 @@ pub(super) fn memory_use(insn: &Instruction) -> Use {
     }
 }
 
+/// True when an operand of `insn` is ESP and is written: the host instruction clears the upper half
+/// of R12 then.
+fn writes_stack_pointer(insn: &Instruction) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info_options(
+        insn,
+        InstructionInfoOptions::NO_REGISTER_USAGE | InstructionInfoOptions::NO_MEMORY_USAGE,
+    );
+    (0..insn.op_count()).any(|i| {
+        insn.op_kind(i) == OpKind::Register
+            && insn.op_register(i) == Register::ESP
+            && !matches!(
+                info.op_access(i),
+                OpAccess::Read | OpAccess::CondRead | OpAccess::None
+            )
+    })
+}
+
 impl Builder<'_> {
     /// Emits `insn` as itself.
     pub(super) fn emit_identity(&mut self, insn: &Instruction) -> Emitted {
         match insn.mnemonic() {
             Mnemonic::Lea => return self.lea(insn),
             Mnemonic::Xlatb => return Ok(self.xlat(insn)),
-            Mnemonic::Prefetchnta | Mnemonic::Prefetcht0 | Mnemonic::Prefetcht1 | Mnemonic::Prefetcht2
-            | Mnemonic::Prefetch | Mnemonic::Prefetchw => return Ok(After::Continue),
+            Mnemonic::Prefetchnta
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw => return Ok(After::Continue),
             // Multi-byte NOPs have a memory operand that is never accessed.
-            Mnemonic::Nop => return Ok(After::Continue),
+            Mnemonic::Nop | Mnemonic::Reservednop => return Ok(After::Continue),
             Mnemonic::Maskmovq | Mnemonic::Maskmovdqu => return self.masked_move(insn),
             _ => {}
         }
@@ -80,7 +106,11 @@ impl Builder<'_> {
                 let register = insn.op_register(operand);
                 if Self::is_stack_pointer(register) {
                     stack_operand = true;
-                    let renamed = if register == Register::ESP { Register::R12D } else { Register::R12W };
+                    let renamed = if register == Register::ESP {
+                        Register::R12D
+                    } else {
+                        Register::R12W
+                    };
                     out.set_op_register(operand, renamed);
                 } else if is_high_byte(register) {
                     high = Some((operand, register));
@@ -101,7 +131,7 @@ impl Builder<'_> {
         } else {
             self.asm.insn(&out)?;
         }
-        if stack_operand {
+        if stack_operand && writes_stack_pointer(insn) {
             self.rebase_stack();
         }
         Ok(After::Continue)
@@ -164,33 +194,51 @@ impl Builder<'_> {
     ) -> Result<Operand, CannotEmit> {
         let address = Self::address_of(insn);
         let size = insn.memory_size().size() as u32;
-        let bit_test = matches!(insn.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
-            && insn.op1_kind() == OpKind::Register;
+        let bit_test = matches!(
+            insn.mnemonic(),
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+        ) && insn.op1_kind() == OpKind::Register;
         let flat = self.t.mode.class(address.segment) == super::mode::SegmentClass::Flat
-            && self.hint != AccessHint::Callout;
-        if bit_test && !(flat && self.hint == AccessHint::None) {
+            && self.hint != AccessHint::Callout
+            && !self.writes_code(address.segment, usage);
+        if bit_test && !(flat && self.hint == AccessHint::None && !address.short) {
             // Rust moves the address by the upper part of the bit offset and leaves the lower part
-            // in R11.
+            // in R11. A 16-bit address wraps around on the way, which the host's would not.
             let register = Self::guest_of(insn.op1_register());
             if size == 2 {
-                self.asm.bytes(&[0x4C, 0x0F, 0xBF, 0xD8 | register.0 & 7]); // movsx r11, r16
-                if register.0 >= 8 {
-                    return Err(CannotEmit("bit test of a 16-bit stack pointer".into()));
-                }
+                let rex = 0x4C | (register.0 >> 3);
+                self.asm.bytes(&[rex, 0x0F, 0xBF, 0xD8 | register.0 & 7]); // movsx r11, r16
             } else {
                 self.asm.mov32(host::R11, register);
             }
             self.emit_offset(host::R8, &address);
             let operand = self.prepare(address.segment, size, usage, true);
-            out.set_op_register(1, if size == 2 { Register::R11W } else { iced32(host::R11) });
+            out.set_op_register(
+                1,
+                if size == 2 {
+                    Register::R11W
+                } else {
+                    iced32(host::R11)
+                },
+            );
             return Ok(operand);
+        }
+        if insn.mnemonic() == Mnemonic::Fxsave {
+            // The host's form writes XMM8 to XMM15 as well: never straight into guest memory.
+            self.emit_offset(host::R8, &address);
+            return Ok(self.prepare(address.segment, size, usage, false));
         }
         let high = (0..insn.op_count())
             .any(|i| insn.op_kind(i) == OpKind::Register && is_high_byte(insn.op_register(i)));
         let plain = flat && self.hint == AccessHint::None && !address.short;
         if high && plain && address.base != Some(host::STACK) && usage != Use::Write {
             // GS with 32-bit addressing needs no REX.
-            let mem = Mem { base: address.base, index: address.index, disp: address.disp as i32, gs32: true };
+            let mem = Mem {
+                base: address.base,
+                index: address.index,
+                disp: address.disp as i32,
+                gs32: true,
+            };
             return Ok(Operand::new(mem, false));
         }
         Ok(self.operand(&address, size, usage))
@@ -243,7 +291,11 @@ impl Builder<'_> {
             disp: 0,
             short,
         };
-        let size = if insn.mnemonic() == Mnemonic::Maskmovq { 8 } else { 16 };
+        let size = if insn.mnemonic() == Mnemonic::Maskmovq {
+            8
+        } else {
+            16
+        };
         self.emit_offset(host::R8, &address);
         let operand = self.prepare(address.segment, size, Use::ReadWrite, false);
         // The host's form takes RDI; the guest's is kept in R11.

@@ -77,7 +77,9 @@ impl Builder<'_> {
             disp: insn.memory_displacement32(),
             short,
         };
-        if address.base.is_none() && let Some((reg, 1)) = address.index {
+        if address.base.is_none()
+            && let Some((reg, 1)) = address.index
+        {
             address.base = Some(reg);
             address.index = None;
         }
@@ -88,12 +90,21 @@ impl Builder<'_> {
     pub(super) fn emit_offset(&mut self, dst: Reg, address: &Address) {
         match (address.base, address.index) {
             (None, None) => {
-                let value = if address.short { address.disp & 0xFFFF } else { address.disp };
+                let value = if address.short {
+                    address.disp & 0xFFFF
+                } else {
+                    address.disp
+                };
                 self.asm.mov_imm32(dst, value);
                 return;
             }
             (base, index) => {
-                let mem = Mem { base, index, disp: address.disp as i32, gs32: false };
+                let mem = Mem {
+                    base,
+                    index,
+                    disp: address.disp as i32,
+                    gs32: false,
+                };
                 self.asm.lea32(dst, mem);
             }
         }
@@ -105,10 +116,7 @@ impl Builder<'_> {
     /// The host operand for `size` bytes at `address`. May use R8 to R10. Call [`Builder::done`]
     /// behind the access.
     pub(super) fn operand(&mut self, address: &Address, size: u32, usage: Use) -> Operand {
-        // A code segment is never writable in protected mode.
-        let through_code =
-            address.segment == seg::CS && usage.writes() && self.t.mode.protected();
-        if self.hint == AccessHint::Callout || through_code {
+        if self.hint == AccessHint::Callout || self.writes_code(address.segment, usage) {
             self.emit_offset(host::R8, address);
             return self.prepare(address.segment, size, usage, false);
         }
@@ -144,21 +152,44 @@ impl Builder<'_> {
         }
     }
 
+    /// A write through CS, which is never writable in protected mode.
+    pub(super) fn writes_code(&self, segment: usize, usage: Use) -> bool {
+        segment == seg::CS && usage.writes() && self.t.mode.protected()
+    }
+
     /// Asks Rust for the host address of the offset in R8.
-    pub(super) fn prepare(&mut self, segment: usize, size: u32, usage: Use, bit_offset: bool) -> Operand {
+    pub(super) fn prepare(
+        &mut self,
+        segment: usize,
+        size: u32,
+        usage: Use,
+        bit_offset: bool,
+    ) -> Operand {
         let stub = self.t.stubs.prepare;
         self.asm.call(stub);
-        let access =
-            Access { segment, size, read: usage.reads(), write: usage.writes(), bit_offset };
+        let access = Access {
+            segment,
+            size,
+            read: usage.reads(),
+            write: usage.writes(),
+            bit_offset,
+        };
         self.site(SiteKind::Prepare(access));
-        Operand { mem: Mem::base(host::R8, 0), commit: usage.writes() }
+        Operand {
+            mem: Mem::base(host::R8, 0),
+            commit: usage.writes(),
+        }
     }
 
     fn flat_operand(&mut self, address: &Address, usage: Use) -> Mem {
         let user_window = self.hint == AccessHint::UserWindow;
         if address.short || user_window || self.hint == AccessHint::Wrapped {
             self.emit_offset(host::R8, address);
-            return if user_window { self.region_sum() } else { Mem::sum(host::WINDOW, host::R8, 0) };
+            return if user_window {
+                self.region_sum()
+            } else {
+                Mem::sum(host::WINDOW, host::R8, 0)
+            };
         }
         let disp = address.disp as i32;
         match (address.base, address.index) {
@@ -173,9 +204,12 @@ impl Builder<'_> {
             }
             (Some(base), None) if disp >= NEAR => Mem::sum(host::WINDOW, base, disp),
             (Some(base), None) => Mem::sum(host::WINDOW_END, base, disp),
-            (base, index) if usage == Use::Read && base != Some(host::STACK) => {
-                Mem { base, index, disp, gs32: true }
-            }
+            (base, index) if usage == Use::Read && base != Some(host::STACK) => Mem {
+                base,
+                index,
+                disp,
+                gs32: true,
+            },
             _ => {
                 self.emit_offset(host::R8, address);
                 Mem::sum(host::WINDOW, host::R8, 0)
@@ -194,18 +228,20 @@ impl Builder<'_> {
 
     fn based_operand(&mut self, address: &Address) -> Mem {
         if self.hint == AccessHint::Wrapped {
-            // The class (any base, full limit) is checked by a load through the host base, which
-            // is not canonical when the segment cannot be used; the sum is modulo 2^32.
+            // The sum is modulo 2^32; that the segment can be used at all is a load of its own.
             self.emit_offset(host::R8, address);
-            self.asm.load32(host::R9, layout::segment_base(address.segment));
+            self.asm
+                .load32(host::R9, layout::segment_base(address.segment));
             self.asm.lea32(host::R8, Mem::sum(host::R8, host::R9, 0));
-            self.asm.load64(host::R9, layout::segment_host_base(address.segment));
-            self.asm.load(1, host::R9, Mem::sum(host::R9, host::R8, 0));
+            self.asm
+                .load64(host::R9, layout::segment_check(address.segment));
+            self.asm.load(1, host::R9, Mem::base(host::R9, 0));
             return Mem::sum(host::WINDOW, host::R8, 0);
         }
         if let (None, None, false) = (address.base, address.index, address.short) {
             let disp = address.disp as i32;
-            self.asm.load64(host::R9, layout::segment_host_base(address.segment));
+            self.asm
+                .load64(host::R9, layout::segment_host_base(address.segment));
             if (NEAR..0).contains(&disp) || disp >= 0 {
                 return Mem::base(host::R9, disp);
             }
@@ -215,14 +251,16 @@ impl Builder<'_> {
     }
 
     fn segment_sum(&mut self, segment: usize) -> Mem {
-        self.asm.load64(host::R9, layout::segment_host_base(segment));
+        self.asm
+            .load64(host::R9, layout::segment_host_base(segment));
         Mem::sum(host::R9, host::R8, 0)
     }
 
     /// Faults when R8 + size - 1 > FFFFh: bits 16..=31 of the sum index a byte whose neighbours
     /// cannot be read.
     fn check_limit_64k(&mut self, size: u32) {
-        self.asm.lea32(host::R10, Mem::base(host::R8, size as i32 - 1));
+        self.asm
+            .lea32(host::R10, Mem::base(host::R8, size as i32 - 1));
         self.asm.bswap(false, host::R10);
         self.asm.zero_extend16(host::R10, host::R10);
         self.check_load();
@@ -233,7 +271,8 @@ impl Builder<'_> {
         self.asm.mov64(host::R9, host::R8);
         self.asm.not64(host::R9);
         self.asm.load32(host::R10, layout::segment_limit(segment));
-        self.asm.lea64(host::R10, Mem::sum(host::R10, host::R9, 2 - size as i32));
+        self.asm
+            .lea64(host::R10, Mem::sum(host::R10, host::R9, 2 - size as i32));
         self.asm.bswap(true, host::R10);
         self.asm.zero_extend8(host::R10, host::R10);
         self.check_load();
@@ -241,7 +280,8 @@ impl Builder<'_> {
 
     fn check_load(&mut self) {
         self.asm.load64(host::R9, layout::limit_check());
-        self.asm.load(1, host::R10, Mem::sum(host::R9, host::R10, 0));
+        self.asm
+            .load(1, host::R10, Mem::sum(host::R9, host::R10, 0));
     }
 
     /// The address of a stack slot at ESP + `offset`.

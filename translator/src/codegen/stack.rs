@@ -75,7 +75,8 @@ impl Builder<'_> {
                 if register.is_segment_register() {
                     // A 32-bit push of a segment register writes only its low half on P6 and
                     // later; the slot's upper half keeps what it had (SDM vol. 2B, PUSH).
-                    self.asm.load(2, host::R11, layout::selector(register.number()));
+                    self.asm
+                        .load(2, host::R11, layout::selector(register.number()));
                     let slot = self.slot(-(size as i32), 2, Use::Write);
                     self.asm.store(2, slot.mem, host::R11);
                     self.done(&slot);
@@ -179,7 +180,8 @@ impl Builder<'_> {
         self.asm.bytes(&[0x45, 0x09, 0xD3]); // or r11d, r10d
         self.asm.load32(host::R10, layout::eflags_rest());
         self.asm.bytes(&[0x41, 0x81, 0xE2]); // and r10d, imm32
-        self.asm.dword(!(crate::state::eflags::RF | crate::state::eflags::VM));
+        self.asm
+            .dword(!(crate::state::eflags::RF | crate::state::eflags::VM));
         self.asm.bytes(&[0x45, 0x09, 0xD3]); // or r11d, r10d
         self.asm.byte(0x9D); // popfq
         self.asm.store(size, slot.mem, host::R11);
@@ -190,15 +192,21 @@ impl Builder<'_> {
 
     /// LEAVE: the new stack pointer is EBP (BP with a 16-bit stack).
     fn leave(&mut self, insn: &Instruction) -> After {
-        let size = if matches!(insn.code(), Code::Leavew) { 2 } else { 4 };
+        let size = if matches!(insn.code(), Code::Leavew) {
+            2
+        } else {
+            4
+        };
         let mut address = self.stack_address(0);
         address.base = Some(host::RBP);
         let slot = self.operand(&address, size, Use::Read);
         self.asm.load(size, host::R11, slot.mem);
         if self.t.mode.stack_in_window() {
-            self.asm.lea64(host::STACK, Mem::sum(host::WINDOW, host::RBP, size as i32));
+            self.asm
+                .lea64(host::STACK, Mem::sum(host::WINDOW, host::RBP, size as i32));
         } else if self.t.mode.stack32() {
-            self.asm.lea32(host::STACK, Mem::base(host::RBP, size as i32));
+            self.asm
+                .lea32(host::STACK, Mem::base(host::RBP, size as i32));
         } else {
             self.asm.lea32(host::R8, Mem::base(host::RBP, size as i32));
             self.asm.mov16(host::STACK, host::R8);
@@ -215,11 +223,23 @@ impl Builder<'_> {
         if insn.immediate8_2nd() & 31 != 0 || self.hint == AccessHint::Callout {
             return self.callout(CalloutKind::EnterNested);
         }
-        let size = if matches!(insn.code(), Code::Enterw_imm16_imm8) { 2 } else { 4 };
+        let size = if matches!(insn.code(), Code::Enterw_imm16_imm8) {
+            2
+        } else {
+            4
+        };
         let allocate = i32::from(insn.immediate16());
         let slot = self.slot(-(size as i32), size, Use::Write);
         self.asm.store(size, slot.mem, host::RBP);
         self.done(&slot);
+        if allocate != 0 {
+            // The processor checks that the end of the frame can be written (SDM vol. 2A, ENTER): NOT,
+            // and back, is a write that leaves memory and flags as they are.
+            let end = self.slot(-(size as i32) - allocate, 1, Use::ReadWrite);
+            self.asm.not8_mem(end.mem);
+            self.asm.not8_mem(end.mem);
+            self.done(&end);
+        }
         self.move_stack(-(size as i32));
         if size == 2 {
             self.asm.mov16(host::RBP, host::STACK);

@@ -10,10 +10,35 @@ use super::exits::internal;
 use crate::Platform;
 use crate::codegen::{Access as SiteAccess, SiteKind};
 use crate::system::Exception;
+use iced_x86::{Instruction, Mnemonic, Register};
 use shadow_mmu::{Access, AccessPlan, Mmu};
 
 /// Largest memory operand: FXSAVE.
 const MAX_OPERAND: usize = 512;
+
+/// Bytes that FXSAVE writes outside 64-bit mode: what lies behind XMM7 stays as it is (Intel SDM
+/// vol. 1, table 10-2), while the host's form would leave XMM8 to XMM15 there.
+const FXSAVE_WRITTEN: usize = 288;
+
+/// The alignment that `insn` demands of its memory operand in bytes, 1 if none (Intel SDM vol. 1,
+/// section 10.4.1.1).
+fn alignment(insn: &Instruction) -> u32 {
+    match insn.mnemonic() {
+        Mnemonic::Fxsave | Mnemonic::Fxrstor => 16,
+        Mnemonic::Movups | Mnemonic::Movupd | Mnemonic::Movdqu | Mnemonic::Lddqu => 1,
+        Mnemonic::Maskmovdqu => 1,
+        _ if insn.memory_size().size() == 16 => 16,
+        _ => 1,
+    }
+}
+
+/// True when the effective address of `insn` has 16 bits.
+fn has_short_address(insn: &Instruction) -> bool {
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    base.size() == 2
+        || index.size() == 2
+        || (base == Register::None && index == Register::None && insn.memory_displ_size() == 2)
+}
 
 /// The bounce buffer and what it stands for.
 #[derive(Debug)]
@@ -34,18 +59,26 @@ struct Pending {
 
 impl Default for Bounce {
     fn default() -> Self {
-        Bounce { buffer: Box::new(Buffer([0; MAX_OPERAND])), pending: None }
+        Bounce {
+            buffer: Box::new(Buffer([0; MAX_OPERAND])),
+            pending: None,
+        }
     }
 }
 
 impl Engine {
     /// Answers a `Prepare`: R8 becomes the host address of the operand.
-    pub(super) fn prepare(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+    pub(super) fn prepare(
+        &mut self,
+        site: u64,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Step {
         let Some((_, SiteKind::Prepare(access), insn)) = self.site(site) else {
             return internal("an access from nowhere");
         };
         self.stats.prepared_accesses += 1;
-        match self.host_address(access, mmu, platform) {
+        match self.host_address(access, &insn, mmu, platform) {
             Ok(address) => {
                 self.cache.context_mut().scratch[0] = address;
                 Step::Resume(site)
@@ -61,6 +94,7 @@ impl Engine {
     fn host_address(
         &mut self,
         access: SiteAccess,
+        insn: &Instruction,
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Result<u64, Exception> {
@@ -70,16 +104,29 @@ impl Engine {
             // The part of the bit offset beyond the operand moves the address (SDM vol. 2A, BT).
             let bits = access.size * 8;
             let bit = scratch[3] as u32 as i32;
-            offset = offset.wrapping_add(((bit >> bits.trailing_zeros()) * access.size as i32) as u32);
+            offset =
+                offset.wrapping_add(((bit >> bits.trailing_zeros()) * access.size as i32) as u32);
             scratch[3] = u64::from(bit as u32 & (bits - 1));
+            if has_short_address(insn) {
+                offset &= 0xFFFF;
+            }
         }
         let size = access.size.clamp(1, MAX_OPERAND as u32);
         let system = self.system(mmu, platform);
         let linear = system.segment_access(access.segment, offset, size, access.write)?;
+        // Before paging: the processor checks it on the linear address alone.
+        if linear & (alignment(insn) - 1) != 0 {
+            return Err(Exception::general_protection());
+        }
         let privilege = system.privilege();
-        let kind = if access.write { Access::write(privilege) } else { Access::read(privilege) };
+        let kind = if access.write {
+            Access::write(privilege)
+        } else {
+            Access::read(privilege)
+        };
         self.bounce.pending = None;
-        if let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
+        let image = insn.mnemonic() == Mnemonic::Fxsave;
+        if !image && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
             return Ok(address as u64);
         }
         // The buffer leaves the engine while the system borrows it.
@@ -93,7 +140,10 @@ impl Engine {
             let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
             result = system.read_linear(linear, part, privilege);
         }
-        bounce.pending = access.write.then_some(Pending { linear, size: size as usize });
+        bounce.pending = access.write.then_some(Pending {
+            linear,
+            size: if image { FXSAVE_WRITTEN } else { size as usize },
+        });
         let address = bounce.buffer.0.as_ptr() as u64;
         self.bounce = bounce;
         result.map(|()| address)
@@ -128,7 +178,9 @@ impl Engine {
         {
             // The instruction changed its own unit: it is completed, then the unit is left.
             let offset = (site - unit.host) as u32;
-            let next = unit.instructions.partition_point(|map| map.host <= offset - 1);
+            let next = unit
+                .instructions
+                .partition_point(|map| map.host <= offset - 1);
             if let Some(next) = unit.instructions.get(next) {
                 let at = unit.host + u64::from(next.host);
                 self.plant_dead_call(at);

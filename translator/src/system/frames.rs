@@ -25,11 +25,21 @@ impl System<'_> {
         let frame_pointer = (esp & !mask) | (esp.wrapping_sub(width as u32) & mask);
         for n in 1..level {
             let offset = ebp.wrapping_sub(n * width as u32) & mask;
-            frame.push(if width == 2 {
-                u32::from(u16::from_le_bytes(self.read_segment(seg::SS, offset)?))
+            let mut value = [0; 4];
+            if width == 2 {
+                value[..2].copy_from_slice(&self.read_segment::<2>(seg::SS, offset)?);
             } else {
-                u32::from_le_bytes(self.read_segment(seg::SS, offset)?)
-            });
+                value = self.read_segment(seg::SS, offset)?;
+            }
+            // The display may overlap the frame, of which nothing is in memory yet.
+            let lowest = esp.wrapping_sub(frame.image().len() as u32);
+            for (byte, address) in value.iter_mut().zip(offset..) {
+                let distance = address.wrapping_sub(lowest) & mask;
+                if let Some(pushed) = frame.image().get(distance as usize) {
+                    *byte = *pushed;
+                }
+            }
+            frame.push(u32::from_le_bytes(value));
         }
         if level > 0 {
             frame.push(frame_pointer);

@@ -484,7 +484,13 @@ impl System<'_> {
         let destination = self.read_operand16(insn, 0)?;
         let (result, flags) = decimal::arpl(destination, source, self.cpu.eflags);
         if result != destination {
-            self.write_operand16(insn, 0, result)?;
+            // Of a register only the low half is written, whatever the operand size.
+            if insn.op0_kind() == OpKind::Register {
+                let upper = self.register(insn.op0_register()) & !0xFFFF;
+                self.set_register(insn.op0_register(), upper | u32::from(result));
+            } else {
+                self.write_operand16(insn, 0, result)?;
+            }
         }
         self.cpu.eflags = flags;
         Ok(Flow::Next)

@@ -49,7 +49,7 @@ impl Frame {
     }
 
     /// What it looks like in memory, from the lowest address up.
-    fn image(&self) -> &[u8] {
+    pub(super) fn image(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 }
