@@ -1,8 +1,8 @@
 //! What the architecture leaves open, so that a comparison must not look at it.
 
 use crate::generate::Case;
-use crate::native::{Outcome, Trap};
-use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use crate::native::{Outcome, Trap, stage};
+use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 
 /// Why the outcome of one case says nothing (unlike an [`Exclusion`](crate::generate::Exclusion), which
 /// is about a whole form).
@@ -16,6 +16,15 @@ pub enum Unpredictable {
     /// An access that goes beyond offset FFFFFFFFh of a segment: whether it faults is up to the model
     /// (SDM vol. 3A, section 5.3).
     LimitWrap,
+    /// An operand of several parts (far pointer, 80-bit number, FPU image) that goes beyond offset
+    /// FFFFh with 16-bit addresses: this host wraps the address of each part.
+    PartsWrap,
+    /// INS or OUTS repeated zero times without the right to the port: whether it faults is up to the
+    /// model.
+    NoPort,
+    /// POP of a segment register with a 32-bit operand whose upper half is not accessible: whether it is
+    /// read is up to the model.
+    SelectorPop,
 }
 
 impl Unpredictable {
@@ -25,6 +34,9 @@ impl Unpredictable {
             Unpredictable::HostNoExecute => "jump to a data page, which the host makes no-execute",
             Unpredictable::DoubleShift => "double shift by more than the operand's size",
             Unpredictable::LimitWrap => "access across offset FFFFFFFFh",
+            Unpredictable::PartsWrap => "operand of several parts across offset FFFFh",
+            Unpredictable::NoPort => "INS or OUTS repeated zero times",
+            Unpredictable::SelectorPop => "upper half of a popped selector not accessible",
         }
     }
 }
@@ -48,7 +60,51 @@ pub fn unpredictable(case: &Case, native: &Outcome) -> Option<Unpredictable> {
     if case.operands.iter().any(|operand| wraps(operand.offset)) {
         return Some(Unpredictable::LimitWrap);
     }
+    let word = case
+        .form
+        .address
+        .is_some_and(|address| address.bits() == 16);
+    let leaves = |offset: u32| offset + size > 0x1_0000;
+    if word && has_parts(instruction) && case.operands.iter().any(|o| leaves(o.offset)) {
+        return Some(Unpredictable::PartsWrap);
+    }
+    let port = matches!(instruction.code().mnemonic(), m if PORT_STRINGS.contains(&m));
+    let count = if word { 0xFFFF } else { 0xFFFF_FFFF } & case.start.gpr[1];
+    if port && count == 0 && (instruction.has_rep_prefix() || instruction.has_repne_prefix()) {
+        return Some(Unpredictable::NoPort);
+    }
+    let pops_selector = instruction.mnemonic() == Mnemonic::Pop
+        && instruction.op0_register().is_segment_register()
+        && instruction.stack_pointer_increment() == 4;
+    if pops_selector && native.trap.vector != Trap::BREAKPOINT && case.start.gpr[4] & 0xFFF > 0xFFC
+    {
+        return Some(Unpredictable::SelectorPop);
+    }
     None
+}
+
+const PORT_STRINGS: [Mnemonic; 6] = [
+    Mnemonic::Insb,
+    Mnemonic::Insw,
+    Mnemonic::Insd,
+    Mnemonic::Outsb,
+    Mnemonic::Outsw,
+    Mnemonic::Outsd,
+];
+
+/// True for a memory operand that the processor accesses in several parts.
+fn has_parts(instruction: &Instruction) -> bool {
+    let size = instruction.memory_size();
+    matches!(
+        size,
+        MemorySize::SegPtr16
+            | MemorySize::SegPtr32
+            | MemorySize::Float80
+            | MemorySize::Bcd
+            | MemorySize::Bound16_WordWord
+            | MemorySize::Bound32_DwordDword
+            | MemorySize::FpuEnv14
+    ) || size.size() > 16
 }
 
 /// The count of a shift or rotate as the processor masks it.
@@ -113,13 +169,17 @@ fn flag_bits(rflags: u32) -> u32 {
     set.map(|(_, bit)| bit).sum()
 }
 
-/// The general register that holds an undefined result, as an index: BSF and BSR of 0.
-pub(super) fn undefined_register(case: &Case, native: &Outcome) -> Option<usize> {
+/// A general register whose result is undefined, and which bits of it: the whole destination of BSF
+/// and BSR of 0, bits 16 to 19 of that of LAR.
+pub(super) fn undefined_register(case: &Case, native: &Outcome) -> Option<(usize, u32)> {
     const ZF: u32 = 0x40;
-    let scans = matches!(case.instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
     let register = case.instruction.op0_register();
-    (scans && native.state.eflags & ZF != 0 && register != Register::None)
-        .then(|| register.full_register32().number())
+    let bits = match case.instruction.mnemonic() {
+        Mnemonic::Bsf | Mnemonic::Bsr if native.state.eflags & ZF != 0 => u32::MAX,
+        Mnemonic::Lar => 0xF_0000,
+        _ => 0,
+    };
+    (register != Register::None).then(|| (register.full_register32().number(), bits))
 }
 
 /// Offsets (first, and one past the last) within the memory operand of what a Pentium III and the host may fill differently: the
@@ -136,6 +196,18 @@ pub(super) fn undefined_memory(instruction: &Instruction) -> &'static [(u32, u32
     }
 }
 
+/// The upper half of a selector pushed with a 32-bit operand: written as 0, or not at all (SDM
+/// vol. 2B, PUSH). The linear addresses of its two bytes follow from the stack pointer behind it.
+pub(super) fn undefined_stack(case: &Case, native: &Outcome) -> Option<u32> {
+    let pushes = case.instruction.mnemonic() == Mnemonic::Push
+        && case.instruction.op0_register().is_segment_register()
+        && case.instruction.stack_pointer_increment() == -4;
+    let descriptor = stage::descriptor(native.state.selectors[2]).filter(|_| pushes)?;
+    let esp = native.state.gpr[4];
+    let offset = if descriptor.big { esp } else { esp & 0xFFFF };
+    Some(descriptor.base.wrapping_add(offset).wrapping_add(2))
+}
+
 /// True for an instruction that makes several accesses to memory, some of which may have been carried out
 /// when another one faults: the architecture promises restartability, not which bytes were written.
 pub(super) fn stores_in_steps(instruction: &Instruction) -> bool {
@@ -149,6 +221,28 @@ pub(super) fn stores_in_steps(instruction: &Instruction) -> bool {
             | Mnemonic::Fnsave
             | Mnemonic::Fnstenv
     )
+}
+
+/// True for an instruction that may have changed the FPU's state when it faults: loads of several parts,
+/// and MASKMOVQ, which this host switches to MMX first.
+pub(super) fn loads_in_steps(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Frstor | Mnemonic::Fldenv | Mnemonic::Fxrstor | Mnemonic::Maskmovq
+    )
+}
+
+/// True where two faults are possible and the architecture does not say which comes first: the two
+/// operands of CMPS, the parts of a large operand, misalignment and the limit of the segment, and a
+/// pending x87 exception and memory (SDM vol. 3A, table 6-2: the order within a class is the model's).
+pub(super) fn may_fault_either_way(case: &Case) -> bool {
+    const SUMMARY: u8 = 0x80;
+    let instruction = &case.instruction;
+    matches!(
+        instruction.mnemonic(),
+        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd
+    ) || instruction.memory_size().size() > 8
+        || case.start.fx[2] & SUMMARY != 0
 }
 
 #[cfg(test)]

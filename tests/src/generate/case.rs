@@ -54,7 +54,7 @@ pub struct Case {
 }
 
 /// Attempts at a case whose bytes decode to the code of the form.
-const ATTEMPTS: u32 = 24;
+const ATTEMPTS: u32 = 500;
 
 /// Makes case `number` of `form`. `None` where no bytes were found that decode to the form's code: iced
 /// calls them by another name.

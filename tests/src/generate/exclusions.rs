@@ -11,15 +11,18 @@ pub enum Exclusion {
     MachineAnswers,
     /// SGDT, SIDT, SLDT, STR, SMSW: reads the host's own tables, or UMIP's made-up ones.
     Sensitive,
+    /// INT1: hypervisors report it with EIP before or after it.
+    Hypervisor,
     /// SYSENTER and SYSEXIT: would enter the host's kernel, or is #UD in compatibility mode on AMD.
     SystemCall,
 }
 
 impl Exclusion {
     /// Every rule.
-    pub const ALL: [Exclusion; 3] = [
+    pub const ALL: [Exclusion; 4] = [
         Exclusion::MachineAnswers,
         Exclusion::Sensitive,
+        Exclusion::Hypervisor,
         Exclusion::SystemCall,
     ];
 
@@ -28,6 +31,7 @@ impl Exclusion {
         match self {
             Exclusion::MachineAnswers => "the answer is the machine's choice",
             Exclusion::Sensitive => "shows the host's descriptor tables (or UMIP's fictions)",
+            Exclusion::Hypervisor => "the EIP of INT1 is the host's hypervisor's choice",
             Exclusion::SystemCall => "would enter the host's kernel",
         }
     }
@@ -40,6 +44,7 @@ pub fn exclusion(form: &Form) -> Option<Exclusion> {
         Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str | Mnemonic::Smsw => {
             Some(Exclusion::Sensitive)
         }
+        Mnemonic::Int1 => Some(Exclusion::Hypervisor),
         Mnemonic::Sysenter | Mnemonic::Sysexit => Some(Exclusion::SystemCall),
         _ => None,
     }
