@@ -12,10 +12,10 @@ pub mod state;
 pub mod system;
 mod vcpu;
 
-pub use exit::Exit;
-pub use platform::Platform;
-pub use state::CpuState;
 pub use codegen::CalloutKind;
 pub use codegen::inventory::{CalloutEntry, callout_inventory};
+pub use exit::Exit;
+pub use platform::Platform;
 pub use runtime::{Kicker, Stats};
+pub use state::CpuState;
 pub use vcpu::{RunLimits, Vcpu, VcpuConfig, VcpuError};

@@ -20,7 +20,11 @@ pub struct VcpuConfig {
 
 impl Default for VcpuConfig {
     fn default() -> Self {
-        VcpuConfig { strict: false, cache_bytes: 64 << 20, model: CpuModel::default() }
+        VcpuConfig {
+            strict: false,
+            cache_bytes: 64 << 20,
+            model: CpuModel::default(),
+        }
     }
 }
 
@@ -89,7 +93,12 @@ impl Vcpu {
     /// changed from outside.
     pub fn sync_paging(&self, mmu: &mut Mmu) {
         let cpu = self.state();
-        mmu.set_paging(PagingRegs { cr0: cpu.cr0, cr3: cpu.cr3, cr4: cpu.cr4, efer: cpu.msrs.efer });
+        mmu.set_paging(PagingRegs {
+            cr0: cpu.cr0,
+            cr3: cpu.cr3,
+            cr4: cpu.cr4,
+            efer: cpu.msrs.efer,
+        });
     }
 
     /// Runs translated code until something makes it come back.
@@ -108,7 +117,9 @@ impl Vcpu {
     /// Call after [`Exit::InterruptReady`], or when the direct engine left for an interrupt.
     /// Comes back with [`Exit::Decide`] when it has been delivered.
     pub fn take_interrupt(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Exit {
-        self.engine.take_interrupt(mmu, platform).unwrap_or(Exit::Decide)
+        self.engine
+            .take_interrupt(mmu, platform)
+            .unwrap_or(Exit::Decide)
     }
 
     /// Bytes of the translation cache in use.

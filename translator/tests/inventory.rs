@@ -36,23 +36,52 @@ fn the_table_in_docs_is_up_to_date() {
         std::fs::write(&path, &table).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == table, "docs/callouts.md is out of date: run with RINGSHIFT_BLESS=1");
+    assert!(
+        found == table,
+        "docs/callouts.md is out of date: run with RINGSHIFT_BLESS=1"
+    );
 }
 
 #[test]
 fn unprivileged_integer_and_x87_instructions_are_inline() {
     use iced_x86::Mnemonic as M;
     let sensitive_anyway = |m: M| {
-        matches!(m, M::Int | M::Int3 | M::Into | M::Int1 | M::Bound | M::Daa | M::Das | M::Aaa | M::Aas | M::Enter)
+        matches!(
+            m,
+            M::Int
+                | M::Int3
+                | M::Into
+                | M::Int1
+                | M::Bound
+                | M::Daa
+                | M::Das
+                | M::Aaa
+                | M::Aas
+                | M::Enter
+        )
     };
     for entry in callout_inventory(CpuModel::default()) {
         let name = format!("{:?}", entry.code.mnemonic());
         assert!(!name.starts_with('F'), "{:?} is a callout", entry.code);
         let plain = matches!(
             entry.code.mnemonic(),
-            M::Add | M::Sub | M::Mul | M::Div | M::Push | M::Call | M::Ret | M::Jmp | M::Lea | M::Xchg | M::Shl
+            M::Add
+                | M::Sub
+                | M::Mul
+                | M::Div
+                | M::Push
+                | M::Call
+                | M::Ret
+                | M::Jmp
+                | M::Lea
+                | M::Xchg
+                | M::Shl
         ) && !entry.code.op_code().instruction_string().contains("ptr16")
             && !entry.code.op_code().instruction_string().contains("m16:");
-        assert!(!plain || sensitive_anyway(entry.code.mnemonic()), "{:?} is a callout", entry.code);
+        assert!(
+            !plain || sensitive_anyway(entry.code.mnemonic()),
+            "{:?} is a callout",
+            entry.code
+        );
     }
 }

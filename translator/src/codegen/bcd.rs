@@ -1,8 +1,8 @@
 //! Decimal and other instructions that 64-bit mode has dropped.
 
+use super::CalloutKind;
 use super::asm::{Mem, host};
 use super::builder::{After, Builder, CannotEmit};
-use super::CalloutKind;
 use iced_x86::{Instruction, Mnemonic};
 
 impl Builder<'_> {

@@ -172,11 +172,11 @@ impl Builder<'_> {
                         break;
                     }
                 } else {
-                    self.leave_to(eip);
+                    self.pass_to(eip);
                     break;
                 }
             } else if crosses && !self.instructions.is_empty() {
-                self.leave_to(eip);
+                self.pass_to(eip);
                 break;
             }
             first = first.min(offset);
@@ -221,18 +221,18 @@ impl Builder<'_> {
                 let seen = self.instructions.iter().any(|i| i.guest.ip32() == target);
                 if seen || self.instructions.len() >= MAX_INSTRUCTIONS || !self.in_this_page(target)
                 {
-                    self.leave_to(target);
+                    self.pass_to(target);
                     break;
                 }
                 let target_offset = target.wrapping_sub(page_start);
                 let Some(position) = target_offset.checked_sub(self.t.page_offset) else {
-                    self.leave_to(target);
+                    self.pass_to(target);
                     break;
                 };
                 if decoder.set_position(position as usize).is_err()
                     || position as usize >= self.t.code.len()
                 {
-                    self.leave_to(target);
+                    self.pass_to(target);
                     break;
                 }
                 decoder.set_ip(u64::from(target));
@@ -250,7 +250,7 @@ impl Builder<'_> {
                 || self.instructions.len() >= MAX_INSTRUCTIONS
                 || !self.can_decode_at(eip, page_start)
             {
-                self.leave_to(eip);
+                self.pass_to(eip);
                 break;
             }
         }
@@ -342,13 +342,12 @@ impl Builder<'_> {
     }
 
     /// Passes control to `target`: linked directly inside the page, through the jump table across.
-    pub(super) fn leave_to(&mut self, target: u32) {
+    pub(super) fn pass_to(&mut self, target: u32) {
         if self.t.mode.is_single() {
             self.step_end(Some(target));
             return;
         }
         if self.in_this_page(target) {
-            self.poll_if_backward(target);
             let here = self.asm.address() + 5;
             let patch = self.asm.jmp(here);
             self.link_stub(patch, target);

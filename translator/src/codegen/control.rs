@@ -1,10 +1,10 @@
 //! Near control transfers: jumps, conditional jumps, loops, calls, returns.
 
+use super::CalloutKind;
 use super::asm::{Mem, host};
 use super::builder::{After, Builder, CannotEmit};
 use super::memory::Use;
 use super::mode::SegmentClass;
-use super::CalloutKind;
 use crate::state::seg;
 use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
@@ -46,7 +46,10 @@ impl Builder<'_> {
                 return Ok(Some(self.callout_end(CalloutKind::CodeLimit)));
             }
             if self.t.mode.is_single() || !self.in_this_page(target) || target <= insn.ip32() {
-                self.leave_to(target);
+                if self.in_this_page(target) {
+                    self.poll_if_backward(target);
+                }
+                self.pass_to(target);
                 return Ok(Some(After::End));
             }
             return Ok(Some(After::Follow(target)));
@@ -56,8 +59,12 @@ impl Builder<'_> {
             if target > self.t.code_limit {
                 return Ok(Some(self.callout_end(CalloutKind::CodeLimit)));
             }
+            // The poll comes first: behind the push the call could not be started again.
+            if self.in_this_page(target) {
+                self.poll_if_backward(target);
+            }
             self.push_imm(Self::transfer_size(insn), insn.next_ip32());
-            self.leave_to(target);
+            self.pass_to(target);
             return Ok(Some(After::End));
         }
         if insn.is_jmp_near_indirect() || insn.is_call_near_indirect() {
@@ -212,7 +219,11 @@ impl Builder<'_> {
         }
         let slot = self.slot(0, size, Use::Read);
         self.asm.load(size, host::R11, slot.mem);
-        let extra = if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
+        let extra = if insn.op_count() > 0 {
+            i32::from(insn.immediate16())
+        } else {
+            0
+        };
         self.move_stack(size as i32 + extra);
         self.asm.mov32(host::R8, host::R11);
         self.jump_through_table();

@@ -32,7 +32,11 @@ pub fn callout_inventory(model: CpuModel) -> Vec<CalloutEntry> {
                 return None;
             }
             let (kind, condition) = entry(code, &insn)?;
-            Some(CalloutEntry { code, kind, condition })
+            Some(CalloutEntry {
+                code,
+                kind,
+                condition,
+            })
         })
         .collect()
 }
@@ -40,7 +44,11 @@ pub fn callout_inventory(model: CpuModel) -> Vec<CalloutEntry> {
 fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static str>)> {
     let by_operands = match code {
         Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => Some(CalloutKind::SegmentLoad),
-        Code::Mov_r32_cr | Code::Mov_cr_r32 | Code::Mov_r32_dr | Code::Mov_dr_r32 | Code::Mov_r32_tr
+        Code::Mov_r32_cr
+        | Code::Mov_cr_r32
+        | Code::Mov_r32_dr
+        | Code::Mov_dr_r32
+        | Code::Mov_r32_tr
         | Code::Mov_tr_r32 => Some(CalloutKind::Privileged),
         _ => None,
     };
@@ -48,25 +56,36 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
         return Some((kind, None));
     }
     let op = code.op_code();
-    let segment_pop = insn.mnemonic() == Mnemonic::Pop && op.op_count() == 1 && is_segment_operand(code);
+    let segment_pop =
+        insn.mnemonic() == Mnemonic::Pop && op.op_count() == 1 && is_segment_operand(code);
     if segment_pop {
         return Some((CalloutKind::SegmentLoad, None));
     }
     let sometimes = match insn.mnemonic() {
         Mnemonic::Cli => Some((CalloutKind::Sensitive, "CPL above 0")),
-        Mnemonic::Sti => Some((CalloutKind::Sensitive, "CPL above 0, or in front of a transfer")),
+        Mnemonic::Sti => Some((
+            CalloutKind::Sensitive,
+            "CPL above 0, or in front of a transfer",
+        )),
         Mnemonic::Pushf | Mnemonic::Pushfd => Some((CalloutKind::Sensitive, "virtual-8086 mode")),
-        Mnemonic::Rdtsc => Some((CalloutKind::Sensitive, "TSC offset, or CR4.TSD at CPL above 0")),
+        Mnemonic::Rdtsc => Some((
+            CalloutKind::Sensitive,
+            "TSC offset, or CR4.TSD at CPL above 0",
+        )),
         Mnemonic::Enter => Some((CalloutKind::EnterNested, "nesting level above 0")),
-        _ if insn.is_string_instruction() && callout_kind(insn).is_none() => {
-            Some((CalloutKind::String, "segments that are not flat, 16-bit pointers"))
-        }
+        _ if insn.is_string_instruction() && callout_kind(insn).is_none() => Some((
+            CalloutKind::String,
+            "segments that are not flat, 16-bit pointers",
+        )),
         _ => None,
     };
     if let Some((kind, condition)) = sometimes {
         return Some((kind, Some(condition)));
     }
-    if matches!(insn.mnemonic(), Mnemonic::Daa | Mnemonic::Das | Mnemonic::Aaa | Mnemonic::Aas) {
+    if matches!(
+        insn.mnemonic(),
+        Mnemonic::Daa | Mnemonic::Das | Mnemonic::Aaa | Mnemonic::Aas
+    ) {
         return Some((CalloutKind::Decimal, None));
     }
     callout_kind(insn).map(|kind| (kind, None))

@@ -44,9 +44,19 @@ pub(crate) fn segment_host_base(index: usize) -> Mem {
     Mem::context(offset_of!(Context, segment_base) + 8 * index)
 }
 
+/// An address that can be read when segment `index` can be used with every offset.
+pub(crate) fn segment_check(index: usize) -> Mem {
+    Mem::context(offset_of!(Context, segment_check) + 8 * index)
+}
+
 /// Window for the 16 MiB region whose number is in `region`.
 pub(crate) fn region_window(region: Reg) -> Mem {
-    Mem { base: Some(host::CONTEXT), index: Some((region, 8)), disp: offset_of!(Context, regions) as i32, gs32: false }
+    Mem {
+        base: Some(host::CONTEXT),
+        index: Some((region, 8)),
+        disp: offset_of!(Context, regions) as i32,
+        gs32: false,
+    }
 }
 
 fn segment(index: usize) -> usize {

@@ -22,7 +22,8 @@ pub(crate) enum SegmentClass {
 impl SegmentClass {
     fn of(segment: &Segment) -> SegmentClass {
         let rights = segment.rights;
-        let data = rights.bits() & (Rights::CODE | Rights::DOWN_CONFORMING | Rights::WRITE_READ).bits();
+        let data =
+            rights.bits() & (Rights::CODE | Rights::DOWN_CONFORMING | Rights::WRITE_READ).bits();
         let plain = data == Rights::WRITE_READ.bits()
             && rights.contains(Rights::S | Rights::PRESENT)
             && !rights.contains(Rights::UNUSABLE);
@@ -41,15 +42,23 @@ impl SegmentClass {
 
     /// True when every 32-bit offset can be read and written: what `Based` code relies on.
     pub(crate) fn has_full_range(segment: &Segment) -> bool {
-        matches!(SegmentClass::of(segment), SegmentClass::Flat | SegmentClass::Based)
+        matches!(
+            SegmentClass::of(segment),
+            SegmentClass::Flat | SegmentClass::Based
+        )
     }
 
     /// For reads through CS, which is never writable in protected mode.
     fn of_code(segment: &Segment, real: bool) -> SegmentClass {
         if real {
-            return SegmentClass::of(&Segment { rights: Rights::from_bits_retain(0x93), ..*segment });
+            return SegmentClass::of(&Segment {
+                rights: Rights::from_bits_retain(0x93),
+                ..*segment
+            });
         }
-        let readable = segment.rights.contains(Rights::WRITE_READ | Rights::PRESENT | Rights::S);
+        let readable = segment
+            .rights
+            .contains(Rights::WRITE_READ | Rights::PRESENT | Rights::S);
         if readable && segment.base == 0 && segment.limit == 0xFFFF_FFFF {
             SegmentClass::Flat
         } else {

@@ -32,7 +32,8 @@ impl Builder<'_> {
             _ => return Ok(self.callout(CalloutKind::PortIo)),
         };
         let flat = |index| self.t.mode.class(index) == SegmentClass::Flat;
-        let segments = (!source || flat(insn.memory_segment().number())) && (!destination || flat(seg::ES));
+        let segments =
+            (!source || flat(insn.memory_segment().number())) && (!destination || flat(seg::ES));
         let hint = matches!(self.hint, AccessHint::None | AccessHint::UserWindow);
         if !segments || !hint || Self::short_pointers(insn) {
             return Ok(self.callout(CalloutKind::String));
@@ -63,7 +64,12 @@ impl Builder<'_> {
 
     /// 16-bit address size.
     fn short_pointers(insn: &Instruction) -> bool {
-        (0..insn.op_count()).any(|i| matches!(insn.op_kind(i), OpKind::MemorySegSI | OpKind::MemoryESDI | OpKind::MemorySegDI))
+        (0..insn.op_count()).any(|i| {
+            matches!(
+                insn.op_kind(i),
+                OpKind::MemorySegSI | OpKind::MemoryESDI | OpKind::MemorySegDI
+            )
+        })
     }
 
     fn into_window(&mut self, register: Reg) {
@@ -74,7 +80,8 @@ impl Builder<'_> {
             self.asm.load64(host::R9, layout::region_window(host::R9));
             self.asm.lea64(register, Mem::sum(host::R9, register, 0));
         } else {
-            self.asm.lea64(register, Mem::sum(host::WINDOW, register, 0));
+            self.asm
+                .lea64(register, Mem::sum(host::WINDOW, register, 0));
         }
     }
 }

@@ -9,25 +9,40 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 pub(crate) fn callout_kind(insn: &Instruction) -> Option<CalloutKind> {
     use CalloutKind as K;
     let kind = match insn.mnemonic() {
-        Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Invlpg | Mnemonic::Wbinvd | Mnemonic::Invd => {
-            K::Privileged
-        }
+        Mnemonic::Hlt
+        | Mnemonic::Clts
+        | Mnemonic::Lmsw
+        | Mnemonic::Invlpg
+        | Mnemonic::Wbinvd
+        | Mnemonic::Invd => K::Privileged,
         Mnemonic::Lgdt | Mnemonic::Lidt | Mnemonic::Lldt | Mnemonic::Ltr => K::Privileged,
         Mnemonic::Rdmsr | Mnemonic::Wrmsr | Mnemonic::Rdpmc | Mnemonic::Rsm => K::Privileged,
         Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Smsw | Mnemonic::Cpuid => K::Sensitive,
         Mnemonic::Sgdt | Mnemonic::Sidt | Mnemonic::Sldt | Mnemonic::Str => K::Sensitive,
-        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Arpl => K::SelectorCheck,
-        Mnemonic::In | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => K::PortIo,
+        Mnemonic::Lar | Mnemonic::Lsl | Mnemonic::Verr | Mnemonic::Verw | Mnemonic::Arpl => {
+            K::SelectorCheck
+        }
+        Mnemonic::In | Mnemonic::Out | Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd => {
+            K::PortIo
+        }
         Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => K::PortIo,
-        Mnemonic::Les | Mnemonic::Lds | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => K::SegmentLoad,
+        Mnemonic::Les | Mnemonic::Lds | Mnemonic::Lss | Mnemonic::Lfs | Mnemonic::Lgs => {
+            K::SegmentLoad
+        }
         Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1 => K::SystemCall,
         Mnemonic::Sysenter | Mnemonic::Sysexit => K::SystemCall,
         Mnemonic::Bound => K::Bound,
         Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Retf => K::FarTransfer,
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => K::Undefined,
         Mnemonic::Mov if is_system_register(insn) => K::Privileged,
-        Mnemonic::Mov if matches!(insn.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16) => K::SegmentLoad,
-        _ if insn.is_jmp_far() || insn.is_call_far() || insn.is_jmp_far_indirect() || insn.is_call_far_indirect() => {
+        Mnemonic::Mov if matches!(insn.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16) => {
+            K::SegmentLoad
+        }
+        _ if insn.is_jmp_far()
+            || insn.is_call_far()
+            || insn.is_jmp_far_indirect()
+            || insn.is_call_far_indirect() =>
+        {
             K::FarTransfer
         }
         _ => return None,
@@ -69,16 +84,19 @@ impl Builder<'_> {
                 self.asm.insn(insn)?;
                 return Ok(Some(After::Continue));
             }
-            Mnemonic::Mov
-                if matches!(insn.code(), Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg) =>
-            {
+            Mnemonic::Mov if matches!(insn.code(), Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg) => {
                 return Ok(Some(self.store_selector(insn)));
             }
             _ => {}
         }
-        let Some(kind) = callout_kind(insn) else { return Ok(None) };
+        let Some(kind) = callout_kind(insn) else {
+            return Ok(None);
+        };
         let ends = insn.flow_control() != FlowControl::Next && insn.mnemonic() != Mnemonic::Into
-            || matches!(insn.mnemonic(), Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Wrmsr)
+            || matches!(
+                insn.mnemonic(),
+                Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Wrmsr
+            )
             || (kind == CalloutKind::Privileged && is_system_register(insn));
         self.callout(kind);
         Ok(Some(if ends { After::End } else { After::Continue }))

@@ -53,9 +53,13 @@ impl CodeCache {
         let private = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         let read_write = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address the kernel chooses touches no other memory.
-        let reservation = unsafe { mmap_anonymous(None, nonzero(reserved)?, ProtFlags::PROT_NONE, private)? };
+        let reservation =
+            unsafe { mmap_anonymous(None, nonzero(reserved)?, ProtFlags::PROT_NONE, private)? };
         let reservation = reservation.cast::<u8>();
-        let file = nix::sys::memfd::memfd_create(c"ringshift-code", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+        let file = nix::sys::memfd::memfd_create(
+            c"ringshift-code",
+            nix::sys::memfd::MFdFlags::MFD_CLOEXEC,
+        )?;
         nix::unistd::ftruncate(&file, capacity as i64)?;
         let fixed = private | MapFlags::MAP_FIXED;
         let at = |offset: usize| NonZeroUsize::new(reservation.as_ptr() as usize + offset);
@@ -63,8 +67,12 @@ impl CodeCache {
         // SAFETY: MAP_FIXED inside the reservation made above, which nothing else uses.
         let (context_pages, writable) = unsafe {
             mmap_anonymous(at(0), nonzero(PAGE)?, read_write, fixed)?;
-            let context_pages =
-                mmap_anonymous(at(context_offset), nonzero(context_bytes)?, read_write, fixed)?;
+            let context_pages = mmap_anonymous(
+                at(context_offset),
+                nonzero(context_bytes)?,
+                read_write,
+                fixed,
+            )?;
             mmap(
                 at(context_offset + context_bytes),
                 nonzero(capacity)?,
@@ -73,8 +81,14 @@ impl CodeCache {
                 file.as_fd(),
                 0,
             )?;
-            let writable =
-                mmap(None, nonzero(capacity)?, read_write, MapFlags::MAP_SHARED, file.as_fd(), 0)?;
+            let writable = mmap(
+                None,
+                nonzero(capacity)?,
+                read_write,
+                MapFlags::MAP_SHARED,
+                file.as_fd(),
+                0,
+            )?;
             (context_pages.cast::<Context>(), writable.cast::<u8>())
         };
         // SAFETY: the pages were just mapped, are large enough, and page-aligned as Context asks.
@@ -96,7 +110,9 @@ impl CodeCache {
         let (poll, limit) = (cache.quiet_poll(), cache.limit_check());
         let context = cache.context_mut();
         context.sti_poll = poll;
-        context.poll.store(poll, std::sync::atomic::Ordering::SeqCst);
+        context
+            .poll
+            .store(poll, std::sync::atomic::Ordering::SeqCst);
         context.limit_check = limit;
         Ok(cache)
     }
@@ -173,20 +189,30 @@ impl CodeCache {
         let length = code.len().min(self.free());
         // SAFETY: the writable view is `capacity` bytes, and used + length <= capacity.
         unsafe {
-            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), length);
+            std::ptr::copy_nonoverlapping(
+                code.as_ptr(),
+                self.writable.as_ptr().add(self.used),
+                length,
+            );
         }
         self.used = (self.used + length).next_multiple_of(16).min(self.capacity);
     }
 
     /// Overwrites code at host address `at`; outside the cache nothing happens.
     pub(crate) fn patch(&mut self, at: u64, bytes: &[u8]) {
-        let Some(offset) = at.checked_sub(self.code_start()).map(|o| o as usize) else { return };
+        let Some(offset) = at.checked_sub(self.code_start()).map(|o| o as usize) else {
+            return;
+        };
         if offset + bytes.len() > self.capacity {
             return;
         }
         // SAFETY: within the writable view, checked above.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.writable.as_ptr().add(offset), bytes.len());
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.writable.as_ptr().add(offset),
+                bytes.len(),
+            );
         }
     }
 
@@ -198,7 +224,9 @@ impl CodeCache {
 
     /// Code bytes at host address `at`.
     pub(crate) fn read(&self, at: u64, length: usize) -> Vec<u8> {
-        let Some(offset) = at.checked_sub(self.code_start()).map(|o| o as usize) else { return Vec::new() };
+        let Some(offset) = at.checked_sub(self.code_start()).map(|o| o as usize) else {
+            return Vec::new();
+        };
         if offset + length > self.capacity {
             return Vec::new();
         }

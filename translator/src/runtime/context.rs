@@ -87,6 +87,8 @@ pub(crate) struct Context {
     /// Window base + segment base; a non-canonical address where the segment cannot be used with
     /// every 32-bit offset.
     pub(crate) segment_base: [u64; 6],
+    /// An address to read, which faults under the same condition.
+    pub(crate) segment_check: [u64; 6],
     /// Called before the first FPU instruction of a unit: one of three stubs.
     pub(crate) fpu_ensure: u64,
     /// For each 16 MiB of guest-linear space the window that a supervisor access uses.

@@ -79,8 +79,12 @@ pub(crate) struct Engine {
     /// Instructions completed in single-instruction units.
     pub(super) single_steps: u64,
     regions_generation: u64,
+    /// The spaces that the regions lead to.
+    regions_spaces: Option<(SpaceId, SpaceId)>,
     regions_usable: bool,
     fsgsbase: bool,
+    /// The execution log is on: units are neither linked nor put into jump tables.
+    pub(super) logging: bool,
 }
 
 struct PageSource<'a> {
@@ -91,7 +95,11 @@ struct PageSource<'a> {
 
 impl CodeSource for PageSource<'_> {
     fn hint(&self, page_offset: u32) -> AccessHint {
-        if page_offset >= 4096 { AccessHint::None } else { self.units.hint(self.page | page_offset) }
+        if page_offset >= 4096 {
+            AccessHint::None
+        } else {
+            self.units.hint(self.page | page_offset)
+        }
     }
 
     fn supports(&self, insn: &Instruction) -> bool {
@@ -100,7 +108,12 @@ impl CodeSource for PageSource<'_> {
 }
 
 impl Engine {
-    pub(crate) fn new(cpu: CpuState, cache_bytes: usize, strict: bool, model: CpuModel) -> io::Result<Engine> {
+    pub(crate) fn new(
+        cpu: CpuState,
+        cache_bytes: usize,
+        strict: bool,
+        model: CpuModel,
+    ) -> io::Result<Engine> {
         let mode = Mode::of(&cpu);
         let context = Context {
             cpu,
@@ -120,6 +133,7 @@ impl Engine {
             sti_poll: 0,
             jump_table: 0.into(),
             segment_base: [UNUSABLE_BASE; 6],
+            segment_check: [UNUSABLE_BASE; 6],
             fpu_ensure: 0,
             regions: [UNUSABLE_BASE; 256],
             limit_check: 0,
@@ -158,8 +172,10 @@ impl Engine {
             forward: None,
             single_steps: 0,
             regions_generation: u64::MAX,
+            regions_spaces: None,
             regions_usable: false,
             fsgsbase: switch::host_has_fsgsbase(),
+            logging: false,
         })
     }
 
@@ -181,11 +197,24 @@ impl Engine {
     }
 
     pub(super) fn privilege(&self) -> Privilege {
-        if self.state().cpl == 3 { Privilege::User } else { Privilege::Supervisor }
+        if self.state().cpl == 3 {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        }
     }
 
-    pub(super) fn system<'a>(&'a mut self, mmu: &'a mut Mmu, platform: &'a mut dyn Platform) -> System<'a> {
-        System { cpu: &mut self.cache.context_mut().cpu, mmu, platform, model: &self.model }
+    pub(super) fn system<'a>(
+        &'a mut self,
+        mmu: &'a mut Mmu,
+        platform: &'a mut dyn Platform,
+    ) -> System<'a> {
+        System {
+            cpu: &mut self.cache.context_mut().cpu,
+            mmu,
+            platform,
+            model: &self.model,
+        }
     }
 
     /// Runs until something makes it come back. `single`: no more than one instruction.
@@ -198,10 +227,13 @@ impl Engine {
     ) -> Exit {
         signal::install();
         self.changed = true;
+        self.logging = tracing::enabled!(target: "ringshift::exec", tracing::Level::TRACE);
         self.cache.context_mut().gs_base = u64::MAX;
         let context = self.cache.context_pointer();
         let (range, stub) = (self.cache.code_range(), self.cache.stubs.fault);
-        signal::with_active(context, range, stub, || self.run_units(mmu, platform, limits, single))
+        signal::with_active(context, range, stub, || {
+            self.run_units(mmu, platform, limits, single)
+        })
     }
 
     fn run_units(
@@ -288,14 +320,26 @@ impl Engine {
                 MmuEvent::CodeWritten { gfn, offset, len } => {
                     self.code_written(mmu, gfn, u32::from(offset), u32::from(len));
                 }
-                MmuEvent::Unmapped { space, first_page, pages } => {
+                MmuEvent::Unmapped {
+                    space,
+                    first_page,
+                    pages,
+                } => {
                     for (key, table) in &mut self.code_spaces {
                         if key.space == space {
                             // EIP and linear address differ by the base of CS.
                             let base_page = key.code_base >> 12;
-                            let count = if key.code_base & 0xFFF == 0 { pages } else { pages + 1 };
+                            let count = if key.code_base & 0xFFF == 0 {
+                                pages
+                            } else {
+                                pages + 1
+                            };
                             let first = first_page.wrapping_sub(base_page) & 0xF_FFFF;
-                            let first = if count == pages { first } else { first.wrapping_sub(1) & 0xF_FFFF };
+                            let first = if count == pages {
+                                first
+                            } else {
+                                first.wrapping_sub(1) & 0xF_FFFF
+                            };
                             table.clear_pages(first, count);
                         }
                     }
@@ -326,7 +370,9 @@ impl Engine {
 
     /// Makes every way into a retired unit lead to the dead stub.
     fn kill(&mut self, index: u32) {
-        let Some(unit) = self.units.get(index) else { return };
+        let Some(unit) = self.units.get(index) else {
+            return;
+        };
         let host = unit.host;
         self.stats.invalidations += 1;
         self.plant_dead_call(host);
@@ -346,7 +392,12 @@ impl Engine {
 
     /// The host address to enter for CS:EIP; translates if need be. An exception met while
     /// fetching is delivered (`Step::Boundary`).
-    fn locate(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform, single: bool) -> Result<u64, Step> {
+    fn locate(
+        &mut self,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+        single: bool,
+    ) -> Result<u64, Step> {
         let mut mode = Mode::of(self.state());
         let tf = mode.traps();
         let slow = std::mem::take(&mut self.slow_next);
@@ -364,7 +415,12 @@ impl Engine {
             Ok(resolved) => resolved,
             Err(fault) => return Err(self.raise(mmu, platform, fault.into())),
         };
-        let key = UnitKey { gpa: resolved.gpa as u32, eip, mode, code_limit };
+        let key = UnitKey {
+            gpa: resolved.gpa as u32,
+            eip,
+            mode,
+            code_limit,
+        };
         let found = self.units.find(&key);
         let index = match found {
             Some(index) if self.second_page_agrees(mmu, index, linear, access) => index,
@@ -388,17 +444,25 @@ impl Engine {
         if mode.is_single() {
             self.stepping = Some(index);
             self.stats.slow_instructions += u64::from(slow && !tf);
-        } else if let Some(space) = self.code_space
+        } else if !self.logging
+            && let Some(space) = self.code_space
             && let Some(table) = self.code_spaces.get_mut(&space)
         {
             table.set(eip, (host - self.cache.code_start()) as u32);
         }
         if let Some((from, forward_key)) = self.forward.take()
             && forward_key == key
-            && self.units.get(index).is_some_and(|unit| unit.second_page.is_none())
+            && self
+                .units
+                .get(index)
+                .is_some_and(|unit| unit.second_page.is_none())
         {
             self.cache.patch(from, &[0xE9]);
             self.cache.patch_rel32(from + 1, host);
+        }
+        if self.logging {
+            let cpu = self.state();
+            tracing::trace!(target: "ringshift::exec", "{eip:08x} {:08x?} {:08x} mode {:08x}", cpu.gpr, cpu.eflags, mode.bits());
         }
         if self.privilege() == Privilege::User {
             self.stats.entries_user += 1;
@@ -410,9 +474,12 @@ impl Engine {
 
     /// A unit that crosses a page depends on where both are.
     fn second_page_agrees(&self, mmu: &mut Mmu, index: u32, linear: u32, access: Access) -> bool {
-        let Some(second) = self.units.get(index).and_then(|unit| unit.second_page) else { return true };
+        let Some(second) = self.units.get(index).and_then(|unit| unit.second_page) else {
+            return true;
+        };
         let next = (linear | 0xFFF).wrapping_add(1);
-        mmu.resolve(next, access).is_ok_and(|r| (r.gpa >> 12) as u32 == second)
+        mmu.resolve(next, access)
+            .is_ok_and(|r| (r.gpa >> 12) as u32 == second)
     }
 
     /// Makes the context ready for `mode`: window, segment bases, jump table.
@@ -425,6 +492,7 @@ impl Engine {
         self.mode = mode;
         self.view = Some(view);
         let code_start = self.cache.code_start();
+        let readable = self.cache.quiet_poll();
         let context = self.cache.context_mut();
         context.window = view.base;
         for (index, segment) in context.cpu.seg.iter().enumerate() {
@@ -433,15 +501,24 @@ impl Engine {
                 SegmentClass::Based => SegmentClass::has_full_range(segment),
                 _ => true,
             };
-            context.segment_base[index] =
-                if usable { view.base + u64::from(segment.base) } else { UNUSABLE_BASE };
+            context.segment_check[index] = if usable { readable } else { UNUSABLE_BASE };
+            context.segment_base[index] = if usable {
+                view.base + u64::from(segment.base)
+            } else {
+                UNUSABLE_BASE
+            };
         }
         let code = context.cpu.seg[seg::CS];
         debug_assert!(code_start != 0);
         if mode.is_single() {
             return;
         }
-        let key = CodeSpace { space: view.space, mode, code_base: code.base, code_limit: code.limit };
+        let key = CodeSpace {
+            space: view.space,
+            mode,
+            code_base: code.base,
+            code_limit: code.limit,
+        };
         if self.code_space == Some(key) {
             return;
         }
@@ -453,7 +530,9 @@ impl Engine {
                 Ok(table) => {
                     self.code_spaces.insert(key, table);
                 }
-                Err(error) => tracing::warn!(%error, "no memory for a jump table: indirect jumps will be slow"),
+                Err(error) => {
+                    tracing::warn!(%error, "no memory for a jump table: indirect jumps will be slow")
+                }
             }
         }
         self.code_space = Some(key);
@@ -461,13 +540,13 @@ impl Engine {
 
     /// Routes supervisor accesses to user pages: see `AccessHint::UserWindow`.
     pub(super) fn refresh_regions(&mut self, mmu: &mut Mmu) {
-        let user = mmu.view(Privilege::User).base;
-        let supervisor = mmu.view(Privilege::Supervisor).base;
+        let (user, supervisor) = (mmu.view(Privilege::User), mmu.view(Privilege::Supervisor));
+        self.regions_spaces = Some((user.space, supervisor.space));
         let regions = mmu.user_regions();
         let generation = regions.generation;
         let context = self.cache.context_mut();
         for (window, is_user) in context.regions.iter_mut().zip(regions.flags) {
-            *window = if is_user { user } else { supervisor };
+            *window = if is_user { user.base } else { supervisor.base };
         }
         self.regions_generation = generation;
         self.regions_usable = true;
@@ -478,7 +557,12 @@ impl Engine {
         if !self.regions_usable {
             return;
         }
-        let stale = !mmu.view_is_clean(Privilege::User)
+        let spaces = (
+            mmu.space_of(Privilege::User),
+            mmu.space_of(Privilege::Supervisor),
+        );
+        let stale = self.regions_spaces != Some(spaces)
+            || !mmu.view_is_clean(Privilege::User)
             || mmu.user_regions().generation != self.regions_generation;
         if stale {
             self.invalidate_regions();
@@ -523,8 +607,17 @@ impl Engine {
                 origin,
                 stubs: &self.cache.stubs,
             };
-            let source = PageSource { units: &self.units, page: key.gpa & !0xFFF, model: &self.model };
-            let built = build(&mut self.asm, translation, &source, std::mem::take(&mut self.buffer));
+            let source = PageSource {
+                units: &self.units,
+                page: key.gpa & !0xFFF,
+                model: &self.model,
+            };
+            let built = build(
+                &mut self.asm,
+                translation,
+                &source,
+                std::mem::take(&mut self.buffer),
+            );
             if !built.needs_next_page || second_page.is_some() {
                 break built;
             }
@@ -648,11 +741,20 @@ impl Engine {
         let context = self.cache.context_mut();
         context.cpu.eflags = (context.flags as u32 & eflags::LIVE)
             | context.eflags_rest
-            | if context.interrupt_flag != 0 { eflags::IF } else { 0 };
+            | if context.interrupt_flag != 0 {
+                eflags::IF
+            } else {
+                0
+            };
     }
 
     /// Delivers an exception raised at the current boundary.
-    pub(super) fn raise(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform, exception: Exception) -> Step {
+    pub(super) fn raise(
+        &mut self,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+        exception: Exception,
+    ) -> Step {
         if exception.vector == vector::PF {
             self.stats.true_faults += 1;
         } else {
@@ -666,14 +768,21 @@ impl Engine {
     }
 
     /// Takes the pending external interrupt.
-    pub(crate) fn take_interrupt(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Option<Exit> {
+    pub(crate) fn take_interrupt(
+        &mut self,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Option<Exit> {
         if !platform.interrupt_pending() {
             return None;
         }
         let number = platform.acknowledge_interrupt();
         self.stats.interrupts += 1;
         self.changed = true;
-        match self.system(mmu, platform).deliver(Exception::external(number)) {
+        match self
+            .system(mmu, platform)
+            .deliver(Exception::external(number))
+        {
             Ok(()) => None,
             Err(_) => Some(Exit::Shutdown),
         }
@@ -681,7 +790,13 @@ impl Engine {
 }
 
 /// Reads code from memory, or from a device or hole the way the bus would answer.
-fn read_code(mmu: &mut Mmu, platform: &mut dyn Platform, gpa: u64, target: PhysTarget, code: &mut [u8]) {
+fn read_code(
+    mmu: &mut Mmu,
+    platform: &mut dyn Platform,
+    gpa: u64,
+    target: PhysTarget,
+    code: &mut [u8],
+) {
     if matches!(target, PhysTarget::Ram | PhysTarget::Rom) && mmu.read_phys(gpa, code).is_ok() {
         return;
     }

@@ -88,7 +88,10 @@ impl Engine {
                     && let Some(what) = &unit.untranslated
                 {
                     let what = format!("{insn} at CS:{:#x}: {what}", insn.ip32());
-                    return Step::Leave(Exit::Untranslated { bytes: self.bytes_at(mmu, &insn), what });
+                    return Step::Leave(Exit::Untranslated {
+                        bytes: self.bytes_at(mmu, &insn),
+                        what,
+                    });
                 }
                 Err(Exception::invalid_opcode())
             }
@@ -106,7 +109,11 @@ impl Engine {
                 if single {
                     return self.step_done(mmu, platform, true);
                 }
-                if self.may_resume(index, kind, platform) { Step::Resume(site) } else { Step::Boundary }
+                if self.may_resume(index, kind, platform) {
+                    Step::Resume(site)
+                } else {
+                    Step::Boundary
+                }
             }
             Ok(Flow::Halt) => {
                 self.single_steps += 1;
@@ -114,7 +121,11 @@ impl Engine {
             }
             Ok(Flow::Jumped) => {
                 self.changed = true;
-                if single { self.step_done(mmu, platform, true) } else { Step::Boundary }
+                if single {
+                    self.step_done(mmu, platform, true)
+                } else {
+                    Step::Boundary
+                }
             }
             Ok(Flow::Interrupted | Flow::Switched) => {
                 self.changed = true;
@@ -126,7 +137,11 @@ impl Engine {
                 self.raise(mmu, platform, trap)
             }
             Ok(Flow::StepBack) => {
-                if single { self.step_done(mmu, platform, true) } else { Step::Boundary }
+                if single {
+                    self.step_done(mmu, platform, true)
+                } else {
+                    Step::Boundary
+                }
             }
             Err(exception) => {
                 self.single_steps += 1;
@@ -151,7 +166,9 @@ impl Engine {
         (0..insn.len().max(1) as u32)
             .map_while(|i| {
                 let linear = base.wrapping_add(insn.ip32()).wrapping_add(i);
-                let resolved = mmu.probe(linear, shadow_mmu::Access::execute(self.privilege())).ok()?;
+                let resolved = mmu
+                    .probe(linear, shadow_mmu::Access::execute(self.privilege()))
+                    .ok()?;
                 let mut byte = [0];
                 mmu.read_phys(resolved.gpa, &mut byte).ok()?;
                 Some(byte[0])
@@ -183,12 +200,22 @@ impl Engine {
         let wrap = |value: u32| if big_stack { value } else { value & 0xFFFF };
         let set_stack = |cpu: &mut CpuState, value: u32| {
             let old = cpu.gpr[crate::state::reg::ESP];
-            cpu.gpr[crate::state::reg::ESP] =
-                if big_stack { value } else { (old & 0xFFFF_0000) | (value & 0xFFFF) };
+            cpu.gpr[crate::state::reg::ESP] = if big_stack {
+                value
+            } else {
+                (old & 0xFFFF_0000) | (value & 0xFFFF)
+            };
         };
         let size = match insn.op0_kind() {
             _ if near_return => {
-                if matches!(insn.code(), iced_x86::Code::Retnw | iced_x86::Code::Retnw_imm16) { 2 } else { 4 }
+                if matches!(
+                    insn.code(),
+                    iced_x86::Code::Retnw | iced_x86::Code::Retnw_imm16
+                ) {
+                    2
+                } else {
+                    4
+                }
             }
             OpKind::Register => insn.op0_register().size(),
             _ => insn.memory_size().size(),
@@ -210,8 +237,15 @@ impl Engine {
             return Err(Exception::general_protection());
         }
         if near_return {
-            let extra = if insn.op_count() > 0 { u32::from(insn.immediate16()) } else { 0 };
-            set_stack(system.cpu, esp.wrapping_add(size as u32).wrapping_add(extra));
+            let extra = if insn.op_count() > 0 {
+                u32::from(insn.immediate16())
+            } else {
+                0
+            };
+            set_stack(
+                system.cpu,
+                esp.wrapping_add(size as u32).wrapping_add(extra),
+            );
         } else if insn.is_call_near_indirect() {
             let new = wrap(esp.wrapping_sub(size as u32));
             let linear = system.segment_access(seg::SS, new, size as u32, true)?;
@@ -229,14 +263,20 @@ impl Engine {
             return internal("a link from nowhere");
         };
         self.set_eip(target);
-        let Some(unit) = self.units.get(index) else { return Step::Boundary };
+        let Some(unit) = self.units.get(index) else {
+            return Step::Boundary;
+        };
         // Same page, same mode: the key of the target follows from that of the source.
         let mut key = unit.key;
         key.gpa = key.gpa.wrapping_add(target.wrapping_sub(key.eip));
         key.eip = target;
         let at = unit.host + u64::from(patch);
         if !unit.dead
-            && let Some(found) = self.units.find(&key).and_then(|found| self.units.get(found))
+            && !self.logging
+            && let Some(found) = self
+                .units
+                .find(&key)
+                .and_then(|found| self.units.get(found))
             && found.second_page.is_none()
         {
             let host = found.host;
@@ -249,7 +289,11 @@ impl Engine {
     /// A unit that is no longer valid was entered, or the rest of one was reached.
     fn dead(&mut self, site: u64) -> Step {
         let call = site.wrapping_sub(CALL_BYTES);
-        let Some(unit) = self.units.at_host(call).and_then(|index| self.units.get(index)) else {
+        let Some(unit) = self
+            .units
+            .at_host(call)
+            .and_then(|index| self.units.get(index))
+        else {
             return internal("a dead unit nowhere");
         };
         if call == unit.host {
@@ -290,7 +334,10 @@ impl Engine {
 /// After these the mode has to be looked at again.
 fn kind_may_change_mode(kind: CalloutKind) -> bool {
     use CalloutKind as K;
-    !matches!(kind, K::PortIo | K::String | K::SelectorCheck | K::Bound | K::Decimal | K::EnterNested)
+    !matches!(
+        kind,
+        K::PortIo | K::String | K::SelectorCheck | K::Bound | K::Decimal | K::EnterNested
+    )
 }
 
 pub(super) fn internal(what: &str) -> Step {

@@ -32,9 +32,12 @@ impl Engine {
         let (site, address) = (context.site, context.fault_address);
         let (error, number) = (context.fault_error, context.fault_vector);
         let Some(at) = self.fault_site(site) else {
-            return internal(&format!("host fault {number} at {address:#x} outside of any unit ({site:#x})"));
+            return internal(&format!(
+                "host fault {number} at {address:#x} outside of any unit ({site:#x})"
+            ));
         };
         self.set_eip(at.insn.ip32());
+        tracing::trace!(target: "ringshift::fault", "{number} at {address:#x} error {error:x}: {:08x} {}", at.insn.ip32(), at.insn);
         match number as u8 {
             vector::PF => self.page_fault(at, address, error & ERROR_WRITE != 0, mmu, platform),
             vector::GP | vector::SS => self.protection_fault(at, mmu, platform),
@@ -46,7 +49,10 @@ impl Engine {
                 };
                 self.raise(mmu, platform, fault)
             }
-            other => internal(&format!("host exception {other} in translated code, at EIP {:#x}", at.insn.ip32())),
+            other => internal(&format!(
+                "host exception {other} in translated code, at EIP {:#x}",
+                at.insn.ip32()
+            )),
         }
     }
 
@@ -58,7 +64,10 @@ impl Engine {
             unit: unit_index,
             start: unit.host + u64::from(map.host),
             insn: map.guest,
-            gpa: unit.key.gpa.wrapping_add(map.guest.ip32().wrapping_sub(unit.key.eip)),
+            gpa: unit
+                .key
+                .gpa
+                .wrapping_add(map.guest.ip32().wrapping_sub(unit.key.eip)),
         })
     }
 
@@ -77,7 +86,11 @@ impl Engine {
             return self.replay(at);
         }
         let privilege = self.privilege();
-        let access = if write { Access::write(privilege) } else { Access::read(privilege) };
+        let access = if write {
+            Access::write(privilege)
+        } else {
+            Access::read(privilege)
+        };
         let Some(base) = self.view.map(|view| view.base) else {
             return internal("a fault without a window");
         };
@@ -106,7 +119,14 @@ impl Engine {
         }
     }
 
-    fn resolve(&mut self, at: At, outcome: FaultOutcome, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
+    fn resolve(
+        &mut self,
+        at: At,
+        outcome: FaultOutcome,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Step {
+        tracing::trace!(target: "ringshift::fault", "{outcome:x?}");
         match outcome {
             FaultOutcome::Filled => self.hidden(at),
             FaultOutcome::UserPage => self.learn(at, AccessHint::UserWindow),

@@ -31,7 +31,8 @@ impl JumpTable {
     /// A table for EIPs up to `limit`, all empty.
     pub(crate) fn new(limit: u32) -> io::Result<JumpTable> {
         let count = (u64::from(limit) + 1).next_multiple_of(EIPS_PER_PAGE);
-        let bytes = NonZeroUsize::new(count as usize * 4).ok_or_else(|| io::Error::other("empty table"))?;
+        let bytes =
+            NonZeroUsize::new(count as usize * 4).ok_or_else(|| io::Error::other("empty table"))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address the kernel chooses.
@@ -39,7 +40,11 @@ impl JumpTable {
         // Huge pages would turn a sparse table into gigabytes; failing to say so is no error.
         // SAFETY: advice about the mapping just made.
         let _ = unsafe { madvise(mapping, bytes.get(), MmapAdvise::MADV_NOHUGEPAGE) };
-        Ok(JumpTable { entries: mapping.cast(), count, pages: HashSet::new() })
+        Ok(JumpTable {
+            entries: mapping.cast(),
+            count,
+            pages: HashSet::new(),
+        })
     }
 
     /// Address of entry 0.
@@ -70,8 +75,12 @@ impl JumpTable {
     /// Empties the pages in `range`; cheap where they have no entries.
     pub(crate) fn clear_pages(&mut self, first: u32, count: u32) {
         if count as usize > self.pages.len() {
-            let hit: Vec<u32> =
-                self.pages.iter().copied().filter(|page| page.wrapping_sub(first) < count).collect();
+            let hit: Vec<u32> = self
+                .pages
+                .iter()
+                .copied()
+                .filter(|page| page.wrapping_sub(first) < count)
+                .collect();
             for page in hit {
                 self.clear_page(page);
             }
@@ -87,8 +96,13 @@ impl JumpTable {
     pub(crate) fn clear(&mut self) {
         self.pages.clear();
         // SAFETY: private anonymous memory reads as zero afterwards; the range is the mapping.
-        let advised =
-            unsafe { madvise(self.entries.cast(), self.count as usize * 4, MmapAdvise::MADV_DONTNEED) };
+        let advised = unsafe {
+            madvise(
+                self.entries.cast(),
+                self.count as usize * 4,
+                MmapAdvise::MADV_DONTNEED,
+            )
+        };
         if let Err(error) = advised {
             tracing::warn!(%error, "a jump table could not be emptied; zeroing it");
             self.fill(0, self.count);
@@ -98,7 +112,12 @@ impl JumpTable {
     fn fill(&mut self, from: u64, length: u64) {
         let length = length.min(self.count.saturating_sub(from));
         // SAFETY: from + length <= count.
-        unsafe { self.entries.as_ptr().add(from as usize).write_bytes(0, length as usize) };
+        unsafe {
+            self.entries
+                .as_ptr()
+                .add(from as usize)
+                .write_bytes(0, length as usize)
+        };
     }
 }
 

@@ -26,11 +26,17 @@ unsafe impl Send for Pointers {}
 
 impl KickTarget {
     pub(crate) fn new() -> Arc<KickTarget> {
-        Arc::new(KickTarget { kicked: AtomicBool::new(false), armed: std::sync::Mutex::new(None) })
+        Arc::new(KickTarget {
+            kicked: AtomicBool::new(false),
+            armed: std::sync::Mutex::new(None),
+        })
     }
 
     pub(crate) fn arm(&self, pointers: Option<Pointers>) {
-        *self.armed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = pointers;
+        *self
+            .armed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = pointers;
     }
 
     /// Kicked since the last [`KickTarget::take`]?
@@ -44,7 +50,10 @@ impl KickTarget {
 
     fn kick(&self) {
         self.kicked.store(true, Ordering::SeqCst);
-        let armed = self.armed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let armed = self
+            .armed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(pointers) = *armed {
             // SAFETY: armed, so the context is mapped; see `Pointers`.
             unsafe {

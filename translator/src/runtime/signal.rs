@@ -23,7 +23,13 @@ thread_local! {
         const { Cell::new(Active { context: std::ptr::null_mut(), start: 0, end: 0, fault_stub: 0 }) };
 }
 
-const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGFPE, libc::SIGILL, libc::SIGBUS, libc::SIGTRAP];
+const SIGNALS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGBUS,
+    libc::SIGTRAP,
+];
 
 /// The handlers that were there before. Signal dispositions belong to the process, so this is the
 /// one thing here that is not per machine.
@@ -55,7 +61,12 @@ pub(super) fn with_active<T>(
     fault_stub: u64,
     run: impl FnOnce() -> T,
 ) -> T {
-    let outer = ACTIVE.replace(Active { context, start: code.start, end: code.end, fault_stub });
+    let outer = ACTIVE.replace(Active {
+        context,
+        start: code.start,
+        end: code.end,
+        fault_stub,
+    });
     let result = run();
     ACTIVE.set(outer);
     result
@@ -88,7 +99,10 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, ucontext: *mut li
 /// The arguments are those of the signal handler.
 unsafe fn chain(signal: i32, info: *mut libc::siginfo_t, ucontext: *mut libc::c_void) {
     let previous = PREVIOUS.get().and_then(|all| {
-        SIGNALS.iter().position(|s| *s == signal).map(|index| all[index])
+        SIGNALS
+            .iter()
+            .position(|s| *s == signal)
+            .map(|index| all[index])
     });
     let address = previous.map_or(libc::SIG_DFL, |old| old.sa_sigaction);
     if let Some(old) = previous

@@ -75,6 +75,10 @@ impl Callouts {
 
 impl Serialize for Callouts {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter().map(|(kind, count)| (kind.name(), count)).collect::<BTreeMap<_, _>>())
+        serializer.collect_map(
+            self.iter()
+                .map(|(kind, count)| (kind.name(), count))
+                .collect::<BTreeMap<_, _>>(),
+        )
     }
 }

@@ -46,24 +46,44 @@ fn decode(insn: &Instruction) -> Option<(Operation, usize)> {
 /// Flags of `left - right` on `size` bytes (SDM vol. 1, appendix A, CMP).
 fn compare_flags(flags: u32, left: u32, right: u32, size: usize) -> u32 {
     let bits = 8 * size as u32;
-    let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
+    let mask = if bits == 32 {
+        u32::MAX
+    } else {
+        (1 << bits) - 1
+    };
     let sign = 1 << (bits - 1);
     let (left, right) = (left & mask, right & mask);
     let result = left.wrapping_sub(right) & mask;
     let mut new = flags & !eflags::STATUS;
     new |= if left < right { eflags::CF } else { 0 };
-    new |= if (result as u8).count_ones() % 2 == 0 { eflags::PF } else { 0 };
-    new |= if (left ^ right ^ result) & 0x10 != 0 { eflags::AF } else { 0 };
+    new |= if (result as u8).count_ones() % 2 == 0 {
+        eflags::PF
+    } else {
+        0
+    };
+    new |= if (left ^ right ^ result) & 0x10 != 0 {
+        eflags::AF
+    } else {
+        0
+    };
     new |= if result == 0 { eflags::ZF } else { 0 };
     new |= if result & sign != 0 { eflags::SF } else { 0 };
-    new |= if (left ^ right) & (left ^ result) & sign != 0 { eflags::OF } else { 0 };
+    new |= if (left ^ right) & (left ^ result) & sign != 0 {
+        eflags::OF
+    } else {
+        0
+    };
     new
 }
 
 /// Replaces the low part of a register: 16 bits for a short address, all of it otherwise.
 fn set_pointer(cpu: &mut CpuState, index: usize, value: u32, short: bool) {
     let old = cpu.gpr[index];
-    cpu.gpr[index] = if short { (old & 0xFFFF_0000) | (value & 0xFFFF) } else { value };
+    cpu.gpr[index] = if short {
+        (old & 0xFFFF_0000) | (value & 0xFFFF)
+    } else {
+        value
+    };
 }
 
 impl Engine {
@@ -77,14 +97,21 @@ impl Engine {
             return Err(Exception::invalid_opcode());
         };
         let short = (0..insn.op_count()).any(|i| {
-            matches!(insn.op_kind(i), OpKind::MemorySegSI | OpKind::MemoryESDI | OpKind::MemorySegDI)
+            matches!(
+                insn.op_kind(i),
+                OpKind::MemorySegSI | OpKind::MemoryESDI | OpKind::MemorySegDI
+            )
         });
         let mask = if short { 0xFFFF } else { u32::MAX };
         let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
         let source_segment = insn.memory_segment().number();
         let mut system = self.system(mmu, platform);
         let privilege = system.privilege();
-        let step = if system.cpu.eflags & eflags::DF != 0 { (size as u32).wrapping_neg() } else { size as u32 };
+        let step = if system.cpu.eflags & eflags::DF != 0 {
+            (size as u32).wrapping_neg()
+        } else {
+            size as u32
+        };
         let finish = |cpu: &mut CpuState| {
             cpu.eip = insn.next_ip32();
             Ok(Flow::Next)
@@ -96,7 +123,10 @@ impl Engine {
             }
             let source = system.cpu.gpr[reg::ESI] & mask;
             let destination = system.cpu.gpr[reg::EDI] & mask;
-            let reads_source = matches!(operation, Operation::Move | Operation::Compare | Operation::Load);
+            let reads_source = matches!(
+                operation,
+                Operation::Move | Operation::Compare | Operation::Load
+            );
             let uses_destination = operation != Operation::Load;
             let mut left = [0u8; 4];
             if reads_source {

@@ -126,7 +126,9 @@ pub(super) fn set_gs_base(base: u64, fsgsbase: bool) {
     if fsgsbase {
         // SAFETY: the kernel has enabled the instruction (checked by the caller); nothing in this
         // process uses GS.
-        unsafe { std::arch::asm!("wrgsbase {}", in(reg) base, options(nomem, nostack, preserves_flags)) };
+        unsafe {
+            std::arch::asm!("wrgsbase {}", in(reg) base, options(nomem, nostack, preserves_flags))
+        };
     } else {
         const ARCH_SET_GS: i64 = 0x1001;
         // SAFETY: as above; the system call touches no memory of ours.
@@ -167,7 +169,10 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
         go(asm, why);
         address
     };
-    let mut stubs = Stubs { miss: stub(&mut asm, false, Reason::Miss), ..Stubs::default() };
+    let mut stubs = Stubs {
+        miss: stub(&mut asm, false, Reason::Miss),
+        ..Stubs::default()
+    };
     stubs.callout = stub(&mut asm, true, Reason::Callout);
     stubs.link = stub(&mut asm, true, Reason::Link);
     stubs.dead = stub(&mut asm, true, Reason::Dead);

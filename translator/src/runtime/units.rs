@@ -115,7 +115,10 @@ impl Units {
 
     /// The unit whose host code contains `address`. Host addresses only grow from unit to unit.
     pub(crate) fn at_host(&self, address: u64) -> Option<u32> {
-        let index = self.units.partition_point(|unit| unit.host <= address).checked_sub(1)?;
+        let index = self
+            .units
+            .partition_point(|unit| unit.host <= address)
+            .checked_sub(1)?;
         let unit = self.units.get(index)?;
         (address <= unit.host + u64::from(unit.host_bytes)).then_some(index as u32)
     }
@@ -123,7 +126,11 @@ impl Units {
     pub(crate) fn insert(&mut self, unit: Unit) -> u32 {
         let index = self.units.len() as u32;
         self.by_key.insert(unit.key, index);
-        self.pages.entry(unit.key.gpa >> 12).or_default().units.push(index);
+        self.pages
+            .entry(unit.key.gpa >> 12)
+            .or_default()
+            .units
+            .push(index);
         if let Some(second) = unit.second_page {
             self.pages.entry(second).or_default().units.push(index);
         }
@@ -148,18 +155,28 @@ impl Units {
 
     /// Counts a trapped access of the instruction at `gpa`; returns how many there were.
     pub(crate) fn count_trapped(&mut self, gpa: u32) -> u32 {
-        let count = self.pages.entry(gpa >> 12).or_default().trapped.entry(gpa & 0xFFF).or_insert(0);
+        let count = self
+            .pages
+            .entry(gpa >> 12)
+            .or_default()
+            .trapped
+            .entry(gpa & 0xFFF)
+            .or_insert(0);
         *count += 1;
         *count
     }
 
     /// Takes the units out that cover bytes `first..end` of guest page `gfn`; returns them.
     pub(crate) fn remove_range(&mut self, gfn: u32, first: u32, end: u32) -> Vec<u32> {
-        let Some(page) = self.pages.get_mut(&gfn) else { return Vec::new() };
+        let Some(page) = self.pages.get_mut(&gfn) else {
+            return Vec::new();
+        };
         let units = &mut self.units;
         let mut removed = Vec::new();
         page.units.retain(|&index| {
-            let Some(unit) = units.get(index as usize) else { return false };
+            let Some(unit) = units.get(index as usize) else {
+                return false;
+            };
             let (from, to) = if unit.key.gpa >> 12 == gfn {
                 (unit.first, unit.end)
             } else {
@@ -189,7 +206,9 @@ impl Units {
 
     /// True when no live unit has bytes in the page.
     pub(crate) fn page_is_empty(&self, gfn: u32) -> bool {
-        self.pages.get(&gfn).is_none_or(|page| page.units.is_empty())
+        self.pages
+            .get(&gfn)
+            .is_none_or(|page| page.units.is_empty())
     }
 
     /// Forgets all units, keeps the hints. Returns the pages that were traced.
