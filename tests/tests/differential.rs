@@ -5,7 +5,7 @@
 //! runs, see [`Settings`]; a failure prints the ones that reproduce it.
 
 use ringshift_tests::differential::{
-    Failure, Settings, TranslatedRunner, Unpredictable, compare, unpredictable,
+    Failure, Manner, Settings, TranslatedRunner, Unpredictable, compare, unpredictable,
 };
 use ringshift_tests::generate::{
     Case, Exclusion, Form, PENTIUM_III, Rng, exclusion, forms, generate,
@@ -75,9 +75,13 @@ impl Bench {
             return;
         }
         *self.tally.vectors.entry(native.trap.vector).or_default() += 1;
-        // A repeated string instruction takes many steps: those run as units only.
-        let single_step = number % 4 == 3;
-        let translated = self.translated.run(&case, &image, single_step);
+        let manner = match number % 4 {
+            2 => Manner::Again,
+            3 => Manner::Step,
+            _ => Manner::Unit,
+        };
+        let code = (case.linear, case.bytes.as_slice());
+        let translated = self.translated.run(code, &case.start, &image, manner);
         let differences = match &translated {
             Ok(outcome) => compare(
                 &case,

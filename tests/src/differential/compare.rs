@@ -1,8 +1,8 @@
 //! Two outcomes of one case, and what differs between them that may not.
 
 use super::undefined::{
-    loads_in_steps, may_fault_either_way, stores_in_steps, undefined_flags, undefined_memory,
-    undefined_register, undefined_stack,
+    loads_in_steps, may_fault_either_way, pops_in_steps, stores_in_steps, undefined_flags,
+    undefined_memory, undefined_register, undefined_stack,
 };
 use crate::generate::Case;
 use crate::native::{Outcome, Trap, stage};
@@ -124,8 +124,11 @@ pub fn compare(
     let open = completed
         .then(|| undefined_register(case, native))
         .flatten();
+    const ESP: usize = 4;
+    let partial = !completed && pops_in_steps(&case.instruction);
     let mask = |index: usize| match open {
         Some((register, bits)) if register == index => bits,
+        _ if partial && index != ESP => u32::MAX,
         _ => 0,
     };
     let registers = (0..8).filter(|i| (a.gpr[*i] ^ b.gpr[*i]) & !mask(*i) != 0);

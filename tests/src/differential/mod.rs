@@ -13,5 +13,5 @@ mod undefined;
 pub use compare::{Difference, compare};
 pub use report::Failure;
 pub use settings::Settings;
-pub use translated::{TranslatedError, TranslatedRunner};
+pub use translated::{Manner, TranslatedError, TranslatedRunner};
 pub use undefined::{Unpredictable, unpredictable};

@@ -4,7 +4,6 @@
 //! but an interrupt descriptor table whose handlers halt, one byte each, so that the address of the
 //! HLT tells the vector and the ring-0 stack the rest.
 
-use crate::generate::Case;
 use crate::native::stage::{self, Access, GDT, GDT_ENTRIES, LDT, PAGE, REGIONS};
 use crate::native::{MachineState, Outcome, Trap};
 use shadow_mmu::{Mmu, MmuConfig};
@@ -124,6 +123,17 @@ impl Drop for Watchdog {
     }
 }
 
+/// How a case is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// As a new unit.
+    Unit,
+    /// With [`Vcpu::step`], and then to its end.
+    Step,
+    /// Twice, so that the second run, which counts, finds what the translator made of the first.
+    Again,
+}
+
 /// Runs cases as translated code.
 #[derive(Debug)]
 pub struct TranslatedRunner {
@@ -173,23 +183,27 @@ impl TranslatedRunner {
         &self.image
     }
 
-    /// Runs a case from the data regions `image`, as a unit, or, if `single_step`, with
-    /// [`Vcpu::step`] first.
+    /// Runs `code` at `linear` from `start` and the data regions `image`.
     ///
     /// # Errors
     /// Every error but [`TranslatedError::SetUp`].
     pub fn run(
         &mut self,
-        case: &Case,
+        (linear, code): (u32, &[u8]),
+        start: &MachineState,
         image: &[u8],
-        single_step: bool,
+        manner: Manner,
     ) -> Result<Outcome, TranslatedError> {
-        self.write_image(image)?;
-        self.write_linear(case.linear, &case.bytes)?;
-        load(self.vcpu.state_mut(), &case.start);
-        let outcome = self.execute(single_step);
-        self.write_linear(case.linear, &vec![0xCC; case.bytes.len()])?;
-        self.read_image()?;
+        self.write_linear(linear, code)?;
+        let turns = if manner == Manner::Again { 2 } else { 1 };
+        let mut outcome = Err(TranslatedError::Hung(TIMEOUT));
+        for _ in 0..turns {
+            self.write_image(image)?;
+            load(self.vcpu.state_mut(), start);
+            outcome = self.execute(manner == Manner::Step);
+            self.read_image()?;
+        }
+        self.write_linear(linear, &vec![0xCC; code.len()])?;
         outcome
     }
 

@@ -1,7 +1,7 @@
 //! What the architecture leaves open, so that a comparison must not look at it.
 
 use crate::generate::Case;
-use crate::native::{Outcome, Trap, stage};
+use crate::native::{MachineState, Outcome, Trap, stage};
 use iced_x86::{Instruction, MemorySize, Mnemonic, OpKind, Register, RflagsBits};
 
 /// Why the outcome of one case says nothing (unlike an [`Exclusion`](crate::generate::Exclusion), which
@@ -202,10 +202,21 @@ pub(super) fn undefined_stack(case: &Case, native: &Outcome) -> Option<u32> {
     let pushes = case.instruction.mnemonic() == Mnemonic::Push
         && case.instruction.op0_register().is_segment_register()
         && case.instruction.stack_pointer_increment() == -4;
-    let descriptor = stage::descriptor(native.state.selectors[2]).filter(|_| pushes)?;
-    let esp = native.state.gpr[4];
+    let top = stack_top(&native.state).filter(|_| pushes)?;
+    Some(top.wrapping_add(2))
+}
+
+/// Linear address of the top of the stack.
+fn stack_top(state: &MachineState) -> Option<u32> {
+    let descriptor = stage::descriptor(state.selectors[2])?;
+    let esp = state.gpr[4];
     let offset = if descriptor.big { esp } else { esp & 0xFFFF };
-    Some(descriptor.base.wrapping_add(offset).wrapping_add(2))
+    Some(descriptor.base.wrapping_add(offset))
+}
+
+/// True for POPA, which may have loaded some registers when it faults.
+pub(super) fn pops_in_steps(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Popa | Mnemonic::Popad)
 }
 
 /// True for an instruction that makes several accesses to memory, some of which may have been carried out
@@ -233,15 +244,24 @@ pub(super) fn loads_in_steps(instruction: &Instruction) -> bool {
 }
 
 /// True where two faults are possible and the architecture does not say which comes first: the two
-/// operands of CMPS, the parts of a large operand, misalignment and the limit of the segment, and a
+/// operands of CMPS, the words of a frame, the parts of a large operand, misalignment and the limit of the segment, and a
 /// pending x87 exception and memory (SDM vol. 3A, table 6-2: the order within a class is the model's).
 pub(super) fn may_fault_either_way(case: &Case) -> bool {
     const SUMMARY: u8 = 0x80;
     let instruction = &case.instruction;
     matches!(
         instruction.mnemonic(),
-        Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd
+        Mnemonic::Cmpsb
+            | Mnemonic::Cmpsw
+            | Mnemonic::Cmpsd
+            | Mnemonic::Enter
+            | Mnemonic::Popa
+            | Mnemonic::Popad
+            | Mnemonic::Retf
+            | Mnemonic::Iret
+            | Mnemonic::Iretd
     ) || instruction.memory_size().size() > 8
+        || has_parts(instruction)
         || case.start.fx[2] & SUMMARY != 0
 }
 
