@@ -76,9 +76,9 @@ pub struct EscapeKey {
 }
 
 impl EscapeKey {
-    /// Takes `typed` apart: appends to `guest` what is the guest's, returns the first command.
-    /// What was typed behind a command is dropped.
-    pub fn filter(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Option<KeyCommand> {
+    /// Takes `typed` apart: appends to `guest` what is the guest's, returns the commands.
+    pub fn filter(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Vec<KeyCommand> {
+        let mut commands = Vec::new();
         for &byte in typed {
             if !std::mem::take(&mut self.pending) {
                 match byte {
@@ -88,13 +88,13 @@ impl EscapeKey {
                 continue;
             }
             match byte {
-                b'x' | b'X' => return Some(KeyCommand::Quit),
-                b'h' | b'H' | b'?' => return Some(KeyCommand::Help),
+                b'x' | b'X' => commands.push(KeyCommand::Quit),
+                b'h' | b'H' | b'?' => commands.push(KeyCommand::Help),
                 b'a' | b'A' | ESCAPE => guest.push(ESCAPE),
                 _ => guest.extend([ESCAPE, byte]),
             }
         }
-        None
+        commands
     }
 }
 
@@ -104,31 +104,31 @@ mod tests {
     use nix::pty::openpty;
     use nix::sys::termios::LocalFlags;
 
-    fn filter(pieces: &[&[u8]]) -> (Vec<u8>, Option<KeyCommand>) {
+    fn filter(pieces: &[&[u8]]) -> (Vec<u8>, Vec<KeyCommand>) {
         let mut key = EscapeKey::default();
         let mut guest = Vec::new();
-        let command = pieces
+        let commands = pieces
             .iter()
-            .find_map(|piece| key.filter(piece, &mut guest));
-        (guest, command)
+            .flat_map(|piece| key.filter(piece, &mut guest))
+            .collect();
+        (guest, commands)
     }
 
     #[test]
-    fn commands_are_found_across_reads() {
-        assert_eq!(filter(&[b"ls\r\x03"]), (b"ls\r\x03".to_vec(), None));
-        assert_eq!(
-            filter(&[b"ls\x01x"]),
-            (b"ls".to_vec(), Some(KeyCommand::Quit))
-        );
-        assert_eq!(filter(&[b"\x01", b"x"]), (vec![], Some(KeyCommand::Quit)));
-        assert_eq!(filter(&[b"\x01h"]), (vec![], Some(KeyCommand::Help)));
+    fn commands_are_found_across_reads_and_behind_each_other() {
+        use KeyCommand::{Help, Quit};
+        assert_eq!(filter(&[b"ls\r\x03"]), (b"ls\r\x03".to_vec(), vec![]));
+        assert_eq!(filter(&[b"ls\x01x"]), (b"ls".to_vec(), vec![Quit]));
+        assert_eq!(filter(&[b"\x01", b"x"]), (vec![], vec![Quit]));
+        let both = filter(&[b"\x01hls\x01x"]);
+        assert_eq!(both, (b"ls".to_vec(), vec![Help, Quit]));
     }
 
     #[test]
     fn the_escape_key_itself_can_be_sent() {
-        assert_eq!(filter(&[b"\x01a", b"x"]), (b"\x01x".to_vec(), None));
-        assert_eq!(filter(&[b"\x01\x01x"]), (b"\x01x".to_vec(), None));
-        assert_eq!(filter(&[b"\x01k"]), (b"\x01k".to_vec(), None));
+        assert_eq!(filter(&[b"\x01a", b"x"]), (b"\x01x".to_vec(), vec![]));
+        assert_eq!(filter(&[b"\x01\x01x"]), (b"\x01x".to_vec(), vec![]));
+        assert_eq!(filter(&[b"\x01k"]), (b"\x01k".to_vec(), vec![]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The machine's helper thread: it waits for what the vCPU thread cannot wait for while it runs
 //! guest code - the next timer, input, signals - and kicks the vCPU.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -388,20 +388,23 @@ impl Worker {
             return;
         }
         let mut guest = Vec::with_capacity(typed.len());
-        let command = match &mut input.escape {
+        let commands = match &mut input.escape {
             Some(escape) => escape.filter(typed, &mut guest),
             None => {
                 guest.extend_from_slice(typed);
-                None
+                Vec::new()
             }
         };
         if !guest.is_empty() {
             self.send(Event::Input(guest));
         }
-        match command {
-            Some(KeyCommand::Quit) => self.stop(StopReason::Quit),
-            Some(KeyCommand::Help) => eprint!("{HELP}"),
-            None => {}
+        for command in commands {
+            match command {
+                KeyCommand::Quit => self.stop(StopReason::Quit),
+                KeyCommand::Help => {
+                    let _ = io::stderr().write_all(HELP.as_bytes());
+                }
+            }
         }
     }
 }
@@ -409,7 +412,6 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[derive(Debug, Default)]
     struct CountingKick(AtomicUsize);

@@ -156,9 +156,11 @@ impl SerialOutput {
 /// Writes everything, or as much as the reader takes before `stop` is set.
 fn write_all(sink: BorrowedFd<'_>, mut bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
     while !bytes.is_empty() {
+        let stopping = stop.load(Ordering::Relaxed);
+        let patience = PollTimeout::from(if stopping { 0 } else { STALL_MS });
         let mut fds = [PollFd::new(sink, PollFlags::POLLOUT)];
-        match poll(&mut fds, PollTimeout::from(STALL_MS)) {
-            Ok(0) if stop.load(Ordering::Relaxed) => return Ok(()),
+        match poll(&mut fds, patience) {
+            Ok(0) if stopping => return Ok(()),
             Ok(0) | Err(Errno::EINTR) => continue,
             Ok(_) => {}
             Err(error) => return Err(error.into()),
