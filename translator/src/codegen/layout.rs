@@ -44,6 +44,11 @@ pub(crate) fn segment_host_base(index: usize) -> Mem {
     Mem::context(offset_of!(Context, segment_base) + 8 * index)
 }
 
+/// Window base + base of segment `index`, for accesses that have checked the limit.
+pub(crate) fn checked_host_base(index: usize) -> Mem {
+    Mem::context(offset_of!(Context, checked_base) + 8 * index)
+}
+
 /// An address that can be read when segment `index` can be used with every offset.
 pub(crate) fn segment_check(index: usize) -> Mem {
     Mem::context(offset_of!(Context, segment_check) + 8 * index)

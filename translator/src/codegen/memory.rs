@@ -122,6 +122,13 @@ impl Builder<'_> {
         }
         let mem = match self.t.mode.class(address.segment) {
             SegmentClass::Flat => self.flat_operand(address, usage),
+            SegmentClass::Based if self.hint == AccessHint::Checked => {
+                self.emit_offset(host::R8, address);
+                self.check_limit(address.segment, size);
+                self.asm
+                    .load64(host::R9, layout::checked_host_base(address.segment));
+                Mem::sum(host::R9, host::R8, 0)
+            }
             SegmentClass::Based => self.based_operand(address),
             SegmentClass::Limit64K => {
                 self.emit_offset(host::R8, address);

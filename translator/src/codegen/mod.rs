@@ -28,6 +28,8 @@ pub(crate) enum AccessHint {
     None,
     /// The effective address wraps around at 4 GiB: 32-bit form.
     Wrapped,
+    /// Through FS or GS with a limit in protected mode: checked in line.
+    Checked,
     /// Kernel code that touches user pages: choose the window by the address.
     UserWindow,
     /// Keeps faulting (device register, traced page): through Rust.

@@ -48,6 +48,11 @@ impl SegmentClass {
         )
     }
 
+    /// True when every offset within the limit can be read and written.
+    pub(crate) fn is_plain(segment: &Segment) -> bool {
+        SegmentClass::of(segment) != SegmentClass::General
+    }
+
     /// For reads through CS, which is never writable in protected mode.
     fn of_code(segment: &Segment, real: bool) -> SegmentClass {
         if real {

@@ -87,7 +87,10 @@ pub(crate) struct Context {
     /// Window base + segment base; a non-canonical address where the segment cannot be used with
     /// every 32-bit offset.
     pub(crate) segment_base: [u64; 6],
-    /// An address to read, which faults under the same condition.
+    /// The same for accesses that check the limit themselves: any limit, but read, write and
+    /// expand-up.
+    pub(crate) checked_base: [u64; 6],
+    /// An address to read, which faults under the condition of `segment_base`.
     pub(crate) segment_check: [u64; 6],
     /// Called before the first FPU instruction of a unit: one of three stubs.
     pub(crate) fpu_ensure: u64,

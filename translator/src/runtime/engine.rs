@@ -133,6 +133,7 @@ impl Engine {
             sti_poll: 0,
             jump_table: 0.into(),
             segment_base: [UNUSABLE_BASE; 6],
+            checked_base: [UNUSABLE_BASE; 6],
             segment_check: [UNUSABLE_BASE; 6],
             fpu_ensure: 0,
             regions: [UNUSABLE_BASE; 256],
@@ -501,12 +502,14 @@ impl Engine {
                 SegmentClass::Based => SegmentClass::has_full_range(segment),
                 _ => true,
             };
-            context.segment_check[index] = if usable { readable } else { UNUSABLE_BASE };
-            context.segment_base[index] = if usable {
-                view.base + u64::from(segment.base)
+            let base = view.base + u64::from(segment.base);
+            context.checked_base[index] = if SegmentClass::is_plain(segment) {
+                base
             } else {
                 UNUSABLE_BASE
             };
+            context.segment_check[index] = if usable { readable } else { UNUSABLE_BASE };
+            context.segment_base[index] = if usable { base } else { UNUSABLE_BASE };
         }
         let code = context.cpu.seg[seg::CS];
         debug_assert!(code_start != 0);

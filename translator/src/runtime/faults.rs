@@ -192,6 +192,16 @@ impl Engine {
             self.refresh_regions(mmu);
             return self.hidden(at);
         }
-        self.replay(at)
+        // FS or GS with a limit, and with rights that an inline check cannot know: one step each.
+        let next = match self.units.hint(at.gpa) {
+            AccessHint::None | AccessHint::Wrapped => AccessHint::Checked,
+            AccessHint::Checked => AccessHint::Callout,
+            other => other,
+        };
+        if self.units.count_trapped(at.gpa) > TRAPPED_BEFORE_CALLOUT {
+            self.learn(at, next)
+        } else {
+            self.replay(at)
+        }
     }
 }

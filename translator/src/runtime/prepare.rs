@@ -32,6 +32,15 @@ fn alignment(insn: &Instruction) -> u32 {
     }
 }
 
+/// True for stores of the x87 that leave memory alone when they raise an unmasked exception: what is
+/// there has to be in the buffer.
+fn may_not_write(insn: &Instruction) -> bool {
+    matches!(
+        insn.mnemonic(),
+        Mnemonic::Fst | Mnemonic::Fstp | Mnemonic::Fist | Mnemonic::Fistp | Mnemonic::Fbstp
+    )
+}
+
 /// True when the effective address of `insn` has 16 bits.
 fn has_short_address(insn: &Instruction) -> bool {
     let (base, index) = (insn.memory_base(), insn.memory_index());
@@ -136,7 +145,7 @@ impl Engine {
         if access.write {
             result = system.check_write(linear, size as usize, privilege);
         }
-        if access.read && result.is_ok() {
+        if (access.read || may_not_write(insn)) && result.is_ok() {
             let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
             result = system.read_linear(linear, part, privilege);
         }
