@@ -23,7 +23,9 @@ pub(super) fn uses_fpu(insn: &Instruction) -> bool {
                 | CpuidFeature::SSE3
         )
     });
-    by_feature
+    // WAIT reports what x87 instructions left pending.
+    let waits = insn.mnemonic() == Mnemonic::Wait;
+    (by_feature || waits)
         && !matches!(
             insn.mnemonic(),
             Mnemonic::Prefetchnta
