@@ -1,26 +1,38 @@
 //! The translator against the real processor: every unprivileged instruction of the claimed processor,
 //! natively and translated, from the same registers and memory.
 //!
-//! `RINGSHIFT_SEED`, `RINGSHIFT_CASES`, `RINGSHIFT_FORM`, `RINGSHIFT_CASE`, `RINGSHIFT_SHOW` and `RINGSHIFT_TRACE` choose what
-//! runs, see [`Settings`]; a failure prints the ones that reproduce it.
+//! `RINGSHIFT_SEED`, `RINGSHIFT_CASES`, `RINGSHIFT_FORM`, `RINGSHIFT_CASE`, `RINGSHIFT_SEQUENCES`,
+//! `RINGSHIFT_SEQUENCE`, `RINGSHIFT_SHOW` and `RINGSHIFT_TRACE` choose what runs and what is printed, see
+//! [`Settings`]; a failure prints the ones that reproduce it.
 
 use ringshift_tests::differential::{
-    Failure, Manner, Settings, TranslatedRunner, Unpredictable, compare, unpredictable,
+    Failure, Manner, Open, Settings, TranslatedRunner, Unpredictable, compare, describe,
+    describe_sequence, unpredictable,
 };
 use ringshift_tests::generate::{
-    Case, Exclusion, Form, PENTIUM_III, Rng, exclusion, forms, generate,
+    Case, Exclusion, Form, PENTIUM_III, Patch, Rng, Sequence, exclusion, forms, generate,
+    generate_sequence, sequence_forms,
 };
-use ringshift_tests::native::{NativeRunner, Outcome, stage};
+use ringshift_tests::native::stage::Environment;
+use ringshift_tests::native::{MachineState, NativeRunner, Outcome, stage};
 use std::collections::BTreeMap;
 
 /// Everything that a run counts.
 #[derive(Default)]
 struct Tally {
     cases: usize,
-    excluded: BTreeMap<Exclusion, usize>,
     unpredictable: BTreeMap<Unpredictable, usize>,
     vectors: BTreeMap<u32, usize>,
     failures: Vec<Failure>,
+}
+
+/// Code, and what it starts from.
+struct Run<'a> {
+    linear: u32,
+    bytes: &'a [u8],
+    start: &'a MachineState,
+    image: Vec<u8>,
+    manner: Manner,
 }
 
 /// Both sides, and the contents of memory that cases start from.
@@ -45,77 +57,127 @@ impl Bench {
         }
     }
 
-    /// Runs a case on the processor; its memory is then in the runner's image.
-    fn run_native(&mut self, case: &Case, image: &[u8]) -> Outcome {
-        let code = stage::locate(case.linear).expect("the case is on the stage");
-        let code = code..code + case.bytes.len();
-        let memory = self.native.image_mut();
-        memory[..image.len()].copy_from_slice(image);
-        memory[code.clone()].copy_from_slice(&case.bytes);
-        let outcome = self.native.run(&case.start);
-        self.native.image_mut()[code].fill(0xCC);
-        outcome.unwrap_or_else(|error| panic!("{}: {error}", case.reproduce(self.settings.seed)))
+    fn image(&self, patches: &[Patch]) -> Vec<u8> {
+        let mut image = self.template.clone();
+        patches.iter().for_each(|patch| patch.apply(&mut image));
+        image
     }
 
-    fn run(&mut self, form: &Form, number: u32) {
+    /// Runs code on the processor; its memory is then in the runner's image.
+    fn run_native(&mut self, run: &Run<'_>, name: &str) -> Outcome {
+        let code = stage::locate(run.linear).expect("the case is on the stage");
+        let code = code..code + run.bytes.len();
+        let memory = self.native.image_mut();
+        memory[..run.image.len()].copy_from_slice(&run.image);
+        memory[code.clone()].copy_from_slice(run.bytes);
+        let outcome = self.native.run(run.start);
+        self.native.image_mut()[code].fill(0xCC);
+        let outcome = outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+        self.tally.cases += 1;
+        outcome
+    }
+
+    /// Runs code in the guest and compares. Returns what differs and what the guest did, if anything does.
+    fn run_translated(
+        &mut self,
+        run: &Run<'_>,
+        native: Outcome,
+        open: &Open,
+        names: impl FnOnce() -> (String, String),
+    ) {
+        *self.tally.vectors.entry(native.trap.vector).or_default() += 1;
+        let code = (run.linear, run.bytes);
+        let translated = self.translated.run(code, run.start, &run.image, run.manner);
+        let differences = match &translated {
+            Ok(outcome) => compare(
+                open,
+                (&native, &self.native.image()[..run.image.len()]),
+                (outcome, self.translated.image()),
+            ),
+            Err(_) => Vec::new(),
+        };
+        if translated.is_err() || !differences.is_empty() {
+            let (name, description) = names();
+            self.tally.failures.push(Failure {
+                name,
+                description,
+                start: *run.start,
+                native,
+                translated: translated.map_err(|error| error.to_string()),
+                differences,
+                listing: self.translated.listing(run.linear),
+            });
+        }
+    }
+
+    fn case(&mut self, form: &Form, number: u32) {
         let seed = self.settings.seed;
         let case = generate(seed, form, number)
             .unwrap_or_else(|| panic!("no bytes for {form}, case {number}, seed {seed:#x}"));
         if self.settings.trace {
             eprintln!("{} {:02x?}", case.reproduce(seed), case.bytes);
         }
-        let mut image = self.template.clone();
-        case.patches
-            .iter()
-            .for_each(|patch| patch.apply(&mut image));
-        let native = self.run_native(&case, &image);
-        self.tally.cases += 1;
+        let run = Run {
+            linear: case.linear,
+            bytes: &case.bytes,
+            start: &case.start,
+            image: self.image(&case.patches),
+            manner: manner(number),
+        };
+        let native = self.run_native(&run, &case.reproduce(seed));
         if let Some(reason) = unpredictable(&case, &native) {
             *self.tally.unpredictable.entry(reason).or_default() += 1;
             return;
         }
-        *self.tally.vectors.entry(native.trap.vector).or_default() += 1;
-        let manner = match number % 4 {
-            2 => Manner::Again,
-            3 => Manner::Step,
-            _ => Manner::Unit,
-        };
-        let code = (case.linear, case.bytes.as_slice());
-        let translated = self.translated.run(code, &case.start, &image, manner);
-        let differences = match &translated {
-            Ok(outcome) => compare(
-                &case,
-                (&native, &self.native.image()[..image.len()]),
-                (outcome, self.translated.image()),
-            ),
-            Err(_) => Vec::new(),
-        };
-        if translated.is_err() || !differences.is_empty() {
-            let listing = self.translated.listing(case.linear);
-            self.tally.failures.push(Failure {
-                case: Box::new(case),
-                seed,
-                native,
-                translated: translated.map_err(|error| error.to_string()),
-                differences,
-                listing,
-            });
+        let open = Open::of(&case, &native);
+        let names = |case: &Case| (format!("{:?}", case.form.code), describe(case, seed));
+        self.run_translated(&run, native, &open, || names(&case));
+    }
+
+    fn sequence(&mut self, forms: &[Form], number: u32) {
+        let seed = self.settings.seed;
+        let sequence = generate_sequence(seed, forms, number)
+            .unwrap_or_else(|| panic!("no sequence {number}, seed {seed:#x}"));
+        if self.settings.trace {
+            eprintln!("{} {:02x?}", sequence.reproduce(seed), sequence.bytes);
         }
+        let run = Run {
+            linear: sequence.linear,
+            bytes: &sequence.bytes,
+            start: &sequence.start,
+            image: self.image(&sequence.patches),
+            manner: manner(number / 2),
+        };
+        let native = self.run_native(&run, &sequence.reproduce(seed));
+        let names = |sequence: &Sequence| (sequence.name(), describe_sequence(sequence, seed));
+        // Where one instruction could raise two faults, which one is not ours to say.
+        let open = Open {
+            fault: true,
+            ..Open::default()
+        };
+        self.run_translated(&run, native, &open, || names(&sequence));
+    }
+}
+
+/// The way in which a case runs in the guest.
+fn manner(number: u32) -> Manner {
+    match number % 4 {
+        2 => Manner::Again,
+        3 => Manner::Step,
+        _ => Manner::Unit,
     }
 }
 
 impl Tally {
-    /// Prints what was done and, in full or by number, what failed.
-    fn report(&self, forms: usize, show: usize) {
-        let excluded: usize = self.excluded.values().sum();
-        eprintln!("{forms} forms, {excluded} excluded; {} cases", self.cases);
-        for (rule, count) in &self.excluded {
-            eprintln!("  {count:6} forms excluded: {}", rule.reason());
-        }
+    /// Prints what was done, a failure of each kind, and all of them by number; fails if there is one.
+    fn conclude(&self, settings: &Settings) {
+        eprintln!(
+            "{} cases; exceptions by vector: {:?}",
+            self.cases, self.vectors
+        );
         for (rule, count) in &self.unpredictable {
             eprintln!("  {count:6} cases not compared: {}", rule.reason());
         }
-        eprintln!("  exceptions by vector: {:?}", self.vectors);
         let mut groups: BTreeMap<String, Vec<&Failure>> = BTreeMap::new();
         for failure in &self.failures {
             groups.entry(failure.signature()).or_default().push(failure);
@@ -123,30 +185,40 @@ impl Tally {
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by_key(|(_, failures)| std::cmp::Reverse(failures.len()));
         // One of each kind says more than many of the first.
-        for (_, failures) in groups.iter().take(show) {
+        for (_, failures) in groups.iter().take(settings.show) {
             eprintln!("{}", failures[0]);
         }
         for (signature, failures) in &groups {
             eprintln!("{:6} failures: {signature}", failures.len());
-            let mut codes: BTreeMap<String, usize> = BTreeMap::new();
+            let mut names: BTreeMap<&str, usize> = BTreeMap::new();
             for failure in failures {
-                let name = format!("{:?}", failure.case.form.code);
-                *codes.entry(name).or_default() += 1;
+                *names.entry(&failure.name).or_default() += 1;
             }
-            let text: Vec<String> = codes.iter().map(|(c, n)| format!("{c} {n}")).collect();
+            let text: Vec<String> = names.iter().map(|(c, n)| format!("{c} {n}")).collect();
             eprintln!("        {}", text.join(", "));
         }
+        assert!(
+            self.failures.is_empty(),
+            "{} of {} cases differ; seed {:#x}",
+            self.failures.len(),
+            self.cases,
+            settings.seed
+        );
     }
 }
 
 #[test]
-fn translated_code_does_what_the_processor_does() {
+fn every_form_does_what_the_processor_does() {
     let settings = Settings::from_environment().expect("settings");
+    if settings.sequence.is_some() {
+        return;
+    }
     let forms = forms(&PENTIUM_III);
+    let mut excluded: BTreeMap<Exclusion, usize> = BTreeMap::new();
     let mut bench = Bench::new(settings.clone());
     for form in &forms {
         if let Some(rule) = exclusion(form) {
-            *bench.tally.excluded.entry(rule).or_default() += 1;
+            *excluded.entry(rule).or_default() += 1;
             continue;
         }
         let wanted = settings.form.as_ref();
@@ -154,20 +226,33 @@ fn translated_code_does_what_the_processor_does() {
             continue;
         }
         match settings.case {
-            Some(number) => bench.run(form, number),
-            None => (0..settings.cases).for_each(|number| bench.run(form, number)),
+            Some(number) => bench.case(form, number),
+            None => (0..settings.cases).for_each(|number| bench.case(form, number)),
         }
     }
-    let tally = &bench.tally;
-    tally.report(forms.len(), settings.show);
-    let excluded: usize = tally.excluded.values().sum();
+    eprintln!("{} forms of a {}", forms.len(), PENTIUM_III.name);
+    for (rule, count) in &excluded {
+        eprintln!("  {count:6} excluded: {}", rule.reason());
+    }
+    assert!(bench.tally.cases > 0, "nothing was compared");
+    bench.tally.conclude(&settings);
+    let excluded: usize = excluded.values().sum();
     assert!(excluded * 50 <= forms.len(), "more than 2 % excluded");
-    assert!(tally.cases > 0, "nothing was compared");
-    assert!(
-        tally.failures.is_empty(),
-        "{} of {} cases differ; seed {:#x}",
-        tally.failures.len(),
-        tally.cases,
-        settings.seed
-    );
+}
+
+#[test]
+fn sequences_do_what_the_processor_does() {
+    let settings = Settings::from_environment().expect("settings");
+    if settings.form.is_some() {
+        return;
+    }
+    let forms = forms(&PENTIUM_III);
+    let fitting = Environment::ALL.map(|environment| sequence_forms(&forms, environment));
+    let mut bench = Bench::new(settings.clone());
+    let mut run = |number: u32| bench.sequence(&fitting[number as usize % fitting.len()], number);
+    match settings.sequence {
+        Some(number) => run(number),
+        None => (0..settings.sequences).for_each(run),
+    }
+    bench.tally.conclude(&settings);
 }

@@ -1,10 +1,6 @@
 //! Two outcomes of one case, and what differs between them that may not.
 
-use super::undefined::{
-    loads_in_steps, may_fault_either_way, pops_in_steps, stores_in_steps, undefined_flags,
-    undefined_memory, undefined_register, undefined_stack,
-};
-use crate::generate::Case;
+use super::undefined::Open;
 use crate::native::{Outcome, Trap, stage};
 use std::fmt;
 
@@ -83,23 +79,22 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Bytes of the FXSAVE image that are compared: not FOP, FIP, FDP and MXCSR_MASK, see
-/// [`undefined_memory`].
+/// Bytes of the FXSAVE image that are compared: not FOP, FIP, FDP, which AMD's processors keep only for
+/// unmasked exceptions, and not MXCSR_MASK.
 fn fpu_byte_counts(byte: usize) -> bool {
     matches!(byte, 0..5 | 24..28)
         || (32..160).contains(&byte) && (byte - 32) % 16 < 10
         || (160..288).contains(&byte)
 }
 
-/// Everything that differs and may not. The images are those of the data regions.
+/// Everything that differs and is not `open`. The images are those of the data regions.
 pub fn compare(
-    case: &Case,
+    open: &Open,
     native: (&Outcome, &[u8]),
     translated: (&Outcome, &[u8]),
 ) -> Vec<Difference> {
     let (native, native_image) = native;
     let (translated, translated_image) = translated;
-    let completed = native.trap.vector == Trap::BREAKPOINT;
     let mut differences = Vec::new();
 
     // A guest without NX is not told that an access was a fetch.
@@ -113,7 +108,7 @@ pub fn compare(
         ..native.trap
     };
     let faults = |trap: Trap| matches!(trap.vector, 12..=14 | 16);
-    let either = may_fault_either_way(case) && faults(told) && faults(translated.trap);
+    let either = open.fault && faults(told) && faults(translated.trap);
     if told != translated.trap && !either {
         differences.push(Difference::Trap {
             native: told,
@@ -121,23 +116,12 @@ pub fn compare(
         });
     }
     let (a, b) = (&native.state, &translated.state);
-    let open = completed
-        .then(|| undefined_register(case, native))
-        .flatten();
-    const ESP: usize = 4;
-    let partial = !completed && pops_in_steps(&case.instruction);
-    let mask = |index: usize| match open {
-        Some((register, bits)) if register == index => bits,
-        _ if partial && index != ESP => u32::MAX,
-        _ => 0,
-    };
-    let registers = (0..8).filter(|i| (a.gpr[*i] ^ b.gpr[*i]) & !mask(*i) != 0);
+    let registers = (0..8).filter(|i| (a.gpr[*i] ^ b.gpr[*i]) & !open.registers[*i] != 0);
     differences.extend(registers.map(Difference::Register));
     if a.eip != b.eip {
         differences.push(Difference::InstructionPointer);
     }
-    let ignored = if completed { undefined_flags(case) } else { 0 };
-    let flags = (a.eflags ^ b.eflags) & !ignored;
+    let flags = (a.eflags ^ b.eflags) & !open.flags;
     if flags != 0 {
         differences.push(Difference::Flags(flags));
     }
@@ -145,33 +129,26 @@ pub fn compare(
     let selector = |selector: u16| if selector < 4 { 0 } else { selector };
     let selectors = (0..6).filter(|i| selector(a.selectors[*i]) != selector(b.selectors[*i]));
     differences.extend(selectors.map(Difference::Selector));
-    if completed || !loads_in_steps(&case.instruction) {
+    if !open.fpu {
         let fpu = (0..a.fx.len()).filter(|i| a.fx[*i] != b.fx[*i] && fpu_byte_counts(*i));
         differences.extend(fpu.map(Difference::Fpu));
     }
-    if completed || !stores_in_steps(&case.instruction) {
-        let pushed = undefined_stack(case, native);
-        let memory = compare_memory(case, native_image, translated_image);
-        differences.extend(memory.filter(|difference| match (difference, pushed) {
-            (Difference::Memory { linear, .. }, Some(open)) => linear.wrapping_sub(open) > 1,
-            _ => true,
-        }));
+    if !open.memory {
+        differences.extend(compare_memory(open, native_image, translated_image));
     }
     differences
 }
 
 fn compare_memory<'a>(
-    case: &'a Case,
+    open: &'a Open,
     native: &'a [u8],
     translated: &'a [u8],
 ) -> impl Iterator<Item = Difference> + 'a {
-    let open = undefined_memory(&case.instruction);
-    let is_open = move |linear: u32| {
-        case.operands.iter().any(|operand| {
-            let offset = linear.wrapping_sub(operand.linear);
-            open.iter()
-                .any(|(start, end)| (start..end).contains(&&offset))
-        })
+    let is_open = |linear: u32| {
+        let ranges = open.ranges.iter();
+        ranges
+            .clone()
+            .any(|(start, len)| linear.wrapping_sub(*start) < *len)
     };
     let regions = stage::REGIONS.iter().enumerate();
     let data = regions.filter(|(_, region)| region.access != stage::Access::Code);
@@ -182,16 +159,12 @@ fn compare_memory<'a>(
         let same = a == b;
         let bytes = (region.base..).zip(a.iter().zip(b));
         bytes
-            .filter(move |(_, (x, y))| !same && x != y)
+            .filter(move |(linear, (x, y))| !same && x != y && !is_open(*linear))
             .map(|(linear, (x, y))| Difference::Memory {
                 linear,
                 native: *x,
                 translated: *y,
             })
-    })
-    .filter(move |difference| match difference {
-        Difference::Memory { linear, .. } => !is_open(*linear),
-        _ => true,
     })
 }
 
@@ -212,10 +185,11 @@ mod tests {
         let image = vec![0; stage::data_len()];
         let mut native = Outcome::default();
         native.trap.vector = Trap::BREAKPOINT;
+        let open = Open::of(&case, &native);
         let differing = |edit: &dyn Fn(&mut Outcome, &mut Vec<u8>)| {
             let (mut other, mut memory) = (native, image.clone());
             edit(&mut other, &mut memory);
-            compare(&case, (&native, &image), (&other, &memory)).len()
+            compare(&open, (&native, &image), (&other, &memory)).len()
         };
         assert_eq!(differing(&|_, _| ()), 0);
         assert_eq!(differing(&|o, _| o.state.gpr[3] = 1), 1);

@@ -9,9 +9,11 @@ mod report;
 mod settings;
 mod translated;
 mod undefined;
+mod unpredictable;
 
 pub use compare::{Difference, compare};
-pub use report::Failure;
+pub use report::{Failure, describe, describe_sequence};
 pub use settings::Settings;
 pub use translated::{Manner, TranslatedError, TranslatedRunner};
-pub use undefined::{Unpredictable, unpredictable};
+pub use undefined::Open;
+pub use unpredictable::{Unpredictable, unpredictable};

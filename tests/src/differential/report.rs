@@ -1,18 +1,20 @@
 //! The text of a failure: everything that is needed to find the bug.
 
 use super::compare::Difference;
-use crate::generate::Case;
+use crate::generate::{Case, Sequence};
 use crate::native::{MachineState, Outcome};
 use iced_x86::{Formatter, IntelFormatter};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-/// A case whose outcomes differ.
+/// A case, or a sequence, whose outcomes differ.
 #[derive(Debug)]
 pub struct Failure {
-    /// The case.
-    pub case: Box<Case>,
-    /// The seed of the run.
-    pub seed: u64,
+    /// Its instructions, by which failures are counted.
+    pub name: String,
+    /// What was run, as text.
+    pub description: String,
+    /// Registers before.
+    pub start: MachineState,
     /// What the processor did.
     pub native: Outcome,
     /// What the guest did, or why it did nothing.
@@ -40,31 +42,14 @@ const SHOWN: usize = 12;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let case = &self.case;
-        let mut text = String::new();
-        IntelFormatter::new().format(&case.instruction, &mut text);
-        writeln!(f, "{}  case {}", case.form, case.number)?;
-        writeln!(f, "  reproduce: {}", case.reproduce(self.seed))?;
-        write!(f, "  guest:    ")?;
-        case.bytes
-            .iter()
-            .try_for_each(|byte| write!(f, " {byte:02x}"))?;
-        writeln!(f, "  {text}")?;
-        for operand in &case.operands {
-            let (segment, offset) = (operand.segment, operand.offset);
-            let linear = operand.linear;
-            writeln!(f, "  operand:   {segment:?}:{offset:08x} = {linear:08x}")?;
-        }
-        for patch in &case.patches {
-            writeln!(f, "  memory:    {:08x} {:02x?}", patch.linear, patch.data)?;
-        }
+        f.write_str(&self.description)?;
         for difference in self.differences.iter().take(SHOWN) {
             writeln!(f, "  differs:   {difference}")?;
         }
         if self.differences.len() > SHOWN {
             writeln!(f, "  and {} more", self.differences.len() - SHOWN)?;
         }
-        show(f, "start", &case.start)?;
+        show(f, "start", &self.start)?;
         show(f, "native", &self.native.state)?;
         match &self.translated {
             Ok(outcome) => show(f, "translated", &outcome.state)?,
@@ -77,6 +62,39 @@ impl fmt::Display for Failure {
                 .try_for_each(|line| writeln!(f, "    {line}"))?;
         }
         Ok(())
+    }
+}
+
+/// A case as text: what it is, how to reproduce it, its bytes and operands.
+pub fn describe(case: &Case, seed: u64) -> String {
+    let mut text = format!("{}  case {}\n", case.form, case.number);
+    let _ = writeln!(text, "  reproduce: {}", case.reproduce(seed));
+    describe_code(&mut text, case);
+    for patch in &case.patches {
+        let (linear, data) = (patch.linear, &patch.data);
+        let _ = writeln!(text, "  memory:    {linear:08x} {data:02x?}");
+    }
+    text
+}
+
+/// The same of a sequence.
+pub fn describe_sequence(sequence: &Sequence, seed: u64) -> String {
+    let mut text = format!("sequence {}\n", sequence.number);
+    let _ = writeln!(text, "  reproduce: {}", sequence.reproduce(seed));
+    for case in &sequence.parts {
+        describe_code(&mut text, case);
+    }
+    text
+}
+
+fn describe_code(text: &mut String, case: &Case) {
+    let mut disassembly = String::new();
+    IntelFormatter::new().format(&case.instruction, &mut disassembly);
+    let _ = writeln!(text, "  guest:     {:02x?}  {disassembly}", case.bytes);
+    for operand in &case.operands {
+        let (segment, offset) = (operand.segment, operand.offset);
+        let linear = operand.linear;
+        let _ = writeln!(text, "  operand:   {segment:?}:{offset:08x} = {linear:08x}");
     }
 }
 

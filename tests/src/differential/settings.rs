@@ -7,6 +7,10 @@ pub struct Settings {
     pub seed: u64,
     /// `RINGSHIFT_CASES`: cases for each form.
     pub cases: u32,
+    /// `RINGSHIFT_SEQUENCES`: sequences of instructions.
+    pub sequences: u32,
+    /// `RINGSHIFT_SEQUENCE`: only the sequence with this number.
+    pub sequence: Option<u32>,
     /// `RINGSHIFT_FORM`: only forms whose name contains this.
     pub form: Option<String>,
     /// `RINGSHIFT_CASE`: only the case with this number.
@@ -31,14 +35,17 @@ impl Settings {
             Some(value) => parse(&value).ok_or_else(|| format!("{name}: not a number: {value}")),
             None => Ok(default),
         };
+        let only = |name: &str| match text(name) {
+            Some(_) => number(name, 0).map(|value| Some(value as u32)),
+            None => Ok(None),
+        };
         Ok(Settings {
             seed: number("RINGSHIFT_SEED", Self::SEED)?,
             cases: number("RINGSHIFT_CASES", 16)? as u32,
             form: text("RINGSHIFT_FORM"),
-            case: match text("RINGSHIFT_CASE") {
-                Some(_) => Some(number("RINGSHIFT_CASE", 0)? as u32),
-                None => None,
-            },
+            case: only("RINGSHIFT_CASE")?,
+            sequences: number("RINGSHIFT_SEQUENCES", 20_000)? as u32,
+            sequence: only("RINGSHIFT_SEQUENCE")?,
             show: number("RINGSHIFT_SHOW", 10)? as usize,
             trace: text("RINGSHIFT_TRACE").is_some(),
         })

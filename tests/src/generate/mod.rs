@@ -12,9 +12,11 @@ mod form;
 mod fpu;
 mod operand;
 mod rng;
+mod sequence;
 
 pub use address::Placed;
 pub use case::{Case, Patch, generate};
 pub use exclusions::{Exclusion, exclusion};
 pub use form::{Address, Form, PENTIUM_III, Prefix, Processor, forms};
 pub use rng::Rng;
+pub use sequence::{Sequence, generate_sequence, sequence_forms};

@@ -1,0 +1,176 @@
+//! Sequences: several instructions in one unit, so that what a translator keeps between them (registers,
+//! flags, the FPU's presence, the stack pointer) is compared as well.
+
+use super::case::{Case, Patch, generate};
+use super::exclusions::exclusion;
+use super::form::{Address, Form, Prefix};
+use super::rng::Rng;
+use crate::native::MachineState;
+use crate::native::stage::{CODE_BYTES, Environment};
+use iced_x86::{FlowControl, MemorySize, Mnemonic};
+
+/// Several cases, one behind another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// Its number under the seed.
+    pub number: u32,
+    /// The instructions; their registers and memory are not used but for those below.
+    pub parts: Vec<Case>,
+    /// All their bytes.
+    pub bytes: Vec<u8>,
+    /// Registers before.
+    pub start: MachineState,
+    /// Linear address of the first instruction.
+    pub linear: u32,
+    /// Contents of memory that matter.
+    pub patches: Vec<Patch>,
+}
+
+impl Sequence {
+    /// The line that reproduces the sequence.
+    pub fn reproduce(&self, seed: u64) -> String {
+        format!(
+            "RINGSHIFT_SEED={seed:#x} RINGSHIFT_SEQUENCE={}",
+            self.number
+        )
+    }
+
+    /// The names of the instructions.
+    pub fn name(&self) -> String {
+        let names = self
+            .parts
+            .iter()
+            .map(|part| format!("{:?}", part.form.code));
+        names.collect::<Vec<_>>().join("+")
+    }
+}
+
+/// Forms that can stand in a sequence: they go on with the next instruction, leave nothing undefined that
+/// the two sides may choose differently, and their memory operand does not depend on registers that
+/// others change (but for the stack).
+pub fn sequence_forms(forms: &[Form], environment: Environment) -> Vec<Form> {
+    let fits = |form: &&Form| {
+        let info = form.code.op_code();
+        let stays = matches!(
+            form.address,
+            None | Some(
+                Address::Absolute
+                    | Address::Absolute16
+                    | Address::Stack
+                    | Address::Frame
+                    | Address::Frame16
+            )
+        );
+        let goes_on = form.code.flow_control() == FlowControl::Next;
+        let privileged = info.is_privileged() || info.may_require_cpl0() || info.is_input_output();
+        form.environment == environment
+            && exclusion(form).is_none()
+            && stays
+            && goes_on
+            && !privileged
+            && form.prefix == Prefix::None
+            && !is_loose(form)
+    };
+    forms.iter().filter(fits).copied().collect()
+}
+
+/// True for instructions with undefined results, with many accesses, or that load segments or flags.
+fn is_loose(form: &Form) -> bool {
+    let info = form.code.op_code();
+    let size = info.memory_size();
+    let large = matches!(
+        size,
+        MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::FpuEnv14
+    ) || size.size() > 16;
+    // Across the end of a 64 KiB segment the parts of an 80-bit number go their own ways.
+    let large = large
+        || form.environment == Environment::Segmented16
+            && matches!(size, MemorySize::Float80 | MemorySize::Bcd);
+    let names_selector = info.instruction_string().contains("Sreg")
+        || matches!(
+            info.instruction_string().split(' ').nth(1),
+            Some("ES" | "CS" | "SS" | "DS" | "FS" | "GS")
+        );
+    large
+        || names_selector
+        || matches!(
+            form.code.mnemonic(),
+            Mnemonic::Aaa
+                | Mnemonic::Aad
+                | Mnemonic::Aam
+                | Mnemonic::Aas
+                | Mnemonic::Daa
+                | Mnemonic::Das
+                | Mnemonic::Lar
+                | Mnemonic::Lsl
+                | Mnemonic::Verr
+                | Mnemonic::Verw
+                | Mnemonic::Arpl
+                | Mnemonic::Enter
+                | Mnemonic::Leave
+                | Mnemonic::Popa
+                | Mnemonic::Popad
+                | Mnemonic::Pusha
+                | Mnemonic::Pushad
+                | Mnemonic::Popf
+                | Mnemonic::Popfd
+                | Mnemonic::Bound
+        )
+}
+
+/// Makes sequence `number` from `forms`, which are those of [`sequence_forms`] and not empty.
+pub fn generate_sequence(seed: u64, forms: &[Form], number: u32) -> Option<Sequence> {
+    let mut rng = Rng::new(seed ^ (u64::from(number) << 32) ^ 0x5345_5155);
+    let length = 2 + rng.below(9) as usize;
+    let mut parts: Vec<Case> = Vec::new();
+    while parts.len() < length {
+        let form = rng.pick(forms);
+        parts.extend(generate(rng.next_u64(), &form, number));
+    }
+    let first = parts.first()?;
+    let slot = 128 + rng.below(CODE_BYTES - 512);
+    let environment = first.form.environment;
+    let mut start = first.start;
+    start.eip = environment.code_offset() + slot;
+    Some(Sequence {
+        number,
+        bytes: parts.iter().flat_map(|part| part.bytes.clone()).collect(),
+        start,
+        linear: environment.code_base() + start.eip,
+        patches: parts.iter().flat_map(|part| part.patches.clone()).collect(),
+        parts,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::form::{PENTIUM_III, forms};
+    use super::*;
+    use iced_x86::Code;
+
+    #[test]
+    fn sequences_hold_most_kinds_of_instructions() {
+        let forms = forms(&PENTIUM_III);
+        let fitting = sequence_forms(&forms, Environment::Flat32);
+        let has = |code: Code| fitting.iter().any(|form| form.code == code);
+        for code in [
+            Code::Adc_rm32_r32,
+            Code::Push_r32,
+            Code::Fadd_m64fp,
+            Code::Addps_xmm_xmmm128,
+        ] {
+            assert!(has(code), "{code:?}");
+        }
+        for code in [
+            Code::Jmp_rel8_32,
+            Code::Popd_DS,
+            Code::Mov_Sreg_rm16,
+            Code::Hlt,
+            Code::Popfd,
+        ] {
+            assert!(!has(code), "{code:?}");
+        }
+        let sequence = generate_sequence(1, &fitting, 7).expect("a sequence");
+        assert!(sequence.parts.len() >= 2);
+    }
+}
