@@ -131,6 +131,7 @@ impl Engine {
             fpu_loaded: 0,
             poll: 0.into(),
             sti_poll: 0,
+            sti_jump_table: 0,
             jump_table: 0.into(),
             segment_base: [UNUSABLE_BASE; 6],
             checked_base: [UNUSABLE_BASE; 6],
@@ -389,6 +390,14 @@ impl Engine {
     pub(super) fn discard(&mut self, index: u32) {
         self.units.retire(index);
         self.kill(index);
+    }
+
+    /// Gives up every unit that has a copy of the instruction at `gpa`: they were translated without its new hint.
+    pub(super) fn discard_copies(&mut self, gpa: u32) {
+        let offset = gpa & 0xFFF;
+        for index in self.units.remove_range(gpa >> 12, offset, offset + 1) {
+            self.kill(index);
+        }
     }
 
     /// The host address to enter for CS:EIP; translates if need be. An exception met while
@@ -728,6 +737,7 @@ impl Engine {
             stubs.fpu_load
         };
         context.sti_poll = if pending { faulting } else { quiet };
+        context.sti_jump_table = if pending { empty } else { table };
         context.target = target;
         context.poll.store(quiet, Ordering::SeqCst);
         context.jump_table.store(table, Ordering::SeqCst);

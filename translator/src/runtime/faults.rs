@@ -165,6 +165,7 @@ impl Engine {
         }
         self.stats.hints += 1;
         self.discard(at.unit);
+        self.discard_copies(at.gpa);
         Step::Boundary
     }
 
