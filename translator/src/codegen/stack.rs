@@ -127,7 +127,15 @@ impl Builder<'_> {
         self.asm.load(size, host::R11, slot.mem);
         let mut address = Self::address_of(insn);
         if address.base == Some(host::STACK) {
-            address.disp = address.disp.wrapping_add(size);
+            if self.t.mode.stack32() {
+                address.disp = address.disp.wrapping_add(size);
+            } else {
+                // SP wraps around at 64 KiB, below the upper half of ESP.
+                self.asm.mov32(host::R9, host::STACK);
+                self.asm.lea32(host::R10, Mem::base(host::STACK, size as i32));
+                self.asm.mov16(host::R9, host::R10);
+                address.base = Some(host::R9);
+            }
         }
         let target = self.operand(&address, size, Use::Write);
         self.asm.store(size, target.mem, host::R11);
