@@ -132,7 +132,8 @@ impl Builder<'_> {
             } else {
                 // SP wraps around at 64 KiB, below the upper half of ESP.
                 self.asm.mov32(host::R9, host::STACK);
-                self.asm.lea32(host::R10, Mem::base(host::STACK, size as i32));
+                self.asm
+                    .lea32(host::R10, Mem::base(host::STACK, size as i32));
                 self.asm.mov16(host::R9, host::R10);
                 address.base = Some(host::R9);
             }
