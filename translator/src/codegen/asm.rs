@@ -378,16 +378,6 @@ impl Asm {
         self.dword(value);
     }
 
-    /// `mov reg16, imm16`: keeps the rest.
-    pub(crate) fn mov_imm16(&mut self, reg: Reg, value: u16) {
-        self.byte(0x66);
-        if reg.0 >= 8 {
-            self.byte(0x41);
-        }
-        self.byte(0xB8 | (reg.0 & 7));
-        self.bytes(&value.to_le_bytes());
-    }
-
     /// `xchg low, high` of one of RAX, RCX, RDX, RBX (AL with AH and so on).
     pub(crate) fn swap_low_high(&mut self, reg: Reg) {
         self.bytes(&[0x86, 0xC0 | (reg.0 & 3) << 3 | ((reg.0 & 3) + 4)]);

@@ -4,14 +4,13 @@ use super::asm::{Asm, Mem, Reg, host};
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
 use crate::state::reg;
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 
 /// Host addresses of the stubs that units call and jump to.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stubs {
     pub(crate) callout: u64,
     pub(crate) link: u64,
-    pub(crate) miss: u64,
     pub(crate) dead: u64,
     pub(crate) fault: u64,
     pub(crate) prepare: u64,
@@ -190,7 +189,7 @@ impl Builder<'_> {
             } else {
                 self.source.hint(offset)
             };
-            let was_after_sti = std::mem::take(&mut self.after_sti);
+            let was_after_sti = self.after_sti;
             let start = self.asm.offset();
             let after = match self.emit(&insn) {
                 Ok(after) => after,
@@ -240,7 +239,8 @@ impl Builder<'_> {
                 continue;
             }
             eip = insn.next_ip32();
-            if was_after_sti {
+            if was_after_sti && self.after_sti {
+                self.after_sti = false;
                 // The interrupt shadow of STI ends here.
                 self.map_boundary(eip);
                 self.asm.load64(host::R8, layout::sti_poll());
@@ -347,7 +347,7 @@ impl Builder<'_> {
             self.step_end(Some(target));
             return;
         }
-        if self.in_this_page(target) {
+        if self.in_this_page(target) && !self.after_sti {
             let here = self.asm.address() + 5;
             let patch = self.asm.jmp(here);
             self.link_stub(patch, target);
@@ -373,7 +373,12 @@ impl Builder<'_> {
             self.asm.jmp(stub);
             return;
         }
-        self.asm.load64(host::R9, layout::jump_table());
+        let table = if self.after_sti {
+            layout::sti_jump_table()
+        } else {
+            layout::jump_table()
+        };
+        self.asm.load64(host::R9, table);
         self.asm.load32(
             host::R9,
             Mem {
@@ -480,22 +485,23 @@ impl Builder<'_> {
         }
     }
 
-    /// Kinds of instruction that end a unit wherever they appear, used to keep STI's shadow exact.
-    pub(super) fn next_ends_unit(&self, insn: &Instruction) -> bool {
+    /// True when STI cannot be inline because of the instruction behind it, which its interrupt
+    /// shadow covers: there must be a place to look for interrupts behind that one.
+    pub(super) fn shadow_needs_callout(&self, insn: &Instruction) -> bool {
         let offset = insn.next_ip32().wrapping_sub(self.t.eip) as usize;
         let Some(rest) = self.t.code.get(offset..).filter(|rest| !rest.is_empty()) else {
             return true;
         };
         let mut decoder = Decoder::new(self.t.mode.bitness(), rest, DecoderOptions::NONE);
         let next = decoder.decode();
-        next.is_invalid()
-            || next.flow_control() != iced_x86::FlowControl::Next
-            || matches!(
-                next.mnemonic(),
-                Mnemonic::Hlt | Mnemonic::Sti | Mnemonic::Cli | Mnemonic::Popf | Mnemonic::Popfd
-            )
-            || matches!(next.code(), Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16)
-            || (self.t.page_offset as usize + offset + next.len())
-                > (self.t.page_offset + self.t.in_page) as usize
+        let crosses = self.t.page_offset as usize + offset + next.len()
+            > (self.t.page_offset + self.t.in_page) as usize;
+        let near =
+            next.mnemonic() == Mnemonic::Ret || next.is_jmp_short_or_near() || next.is_call_near();
+        let known = near
+            || next.flow_control() == iced_x86::FlowControl::Next
+                && super::system::callout_kind(&next).is_none()
+                && !matches!(next.mnemonic(), Mnemonic::Sti | Mnemonic::Cli);
+        next.is_invalid() || crosses || !known
     }
 }

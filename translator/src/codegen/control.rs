@@ -45,7 +45,8 @@ impl Builder<'_> {
             if target > self.t.code_limit {
                 return Ok(Some(self.callout_end(CalloutKind::CodeLimit)));
             }
-            if self.t.mode.is_single() || !self.in_this_page(target) || target <= insn.ip32() {
+            let follow = !self.t.mode.is_single() && !self.after_sti && target > insn.ip32();
+            if !follow || !self.in_this_page(target) {
                 if self.in_this_page(target) {
                     self.poll_if_backward(target);
                 }

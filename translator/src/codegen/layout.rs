@@ -2,7 +2,7 @@
 
 use super::asm::{Mem, Reg, host};
 use crate::runtime::context::Context;
-use crate::state::{CpuState, Segment};
+use crate::state::{CpuState, Msrs, Segment};
 use std::mem::offset_of;
 
 /// Distance from the context to the first byte of the code cache: the executable view begins
@@ -29,6 +29,11 @@ pub(crate) fn sti_poll() -> Mem {
 
 pub(crate) fn jump_table() -> Mem {
     Mem::context(offset_of!(Context, jump_table))
+}
+
+/// The jump table for a transfer in the interrupt shadow of STI.
+pub(crate) fn sti_jump_table() -> Mem {
+    Mem::context(offset_of!(Context, sti_jump_table))
 }
 
 pub(crate) fn fpu_ensure() -> Mem {
@@ -78,4 +83,8 @@ pub(crate) fn segment_base(index: usize) -> Mem {
 
 pub(crate) fn segment_limit(index: usize) -> Mem {
     Mem::context(segment(index) + offset_of!(Segment, limit))
+}
+
+pub(crate) fn tsc_offset() -> Mem {
+    Mem::context(CPU + offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_offset))
 }

@@ -120,7 +120,9 @@ impl Mode {
         bits |= set(cpu.eflags & eflags::TF != 0, SINGLE | TRAP);
         bits |= set(cpu.cr0 & cr0::PG != 0, PAGING);
         let denied = cpu.cr4 & cr4::TSD != 0 && cpu.cpl != 0;
-        bits |= set(denied || cpu.msrs.tsc_offset != 0, TSC_CALLOUT);
+        // The inline form shifts with RORX.
+        let inline = cpu.msrs.tsc_offset == 0 || std::arch::is_x86_feature_detected!("bmi2");
+        bits |= set(denied || !inline, TSC_CALLOUT);
         Mode(bits)
     }
 
@@ -184,10 +186,6 @@ impl Mode {
     /// CLI and STI are allowed whatever IOPL is.
     pub(crate) fn interrupt_flag_free(self) -> bool {
         self.cpl() == 0 && !self.v86()
-    }
-
-    pub(crate) fn paging(self) -> bool {
-        self.0 & PAGING != 0
     }
 
     pub(crate) fn tsc_callout(self) -> bool {

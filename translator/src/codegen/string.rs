@@ -39,10 +39,10 @@ impl Builder<'_> {
             return Ok(self.callout(CalloutKind::String));
         }
         if source {
-            self.into_window(host::RSI);
+            self.point_into_window(host::RSI);
         }
         if destination {
-            self.into_window(host::RDI);
+            self.point_into_window(host::RDI);
         }
         if insn.has_repne_prefix() {
             self.asm.byte(0xF2);
@@ -72,7 +72,7 @@ impl Builder<'_> {
         })
     }
 
-    fn into_window(&mut self, register: Reg) {
+    fn point_into_window(&mut self, register: Reg) {
         if self.hint == AccessHint::UserWindow {
             self.asm.mov32(host::R9, register);
             self.asm.bswap(false, host::R9);

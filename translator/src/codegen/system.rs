@@ -1,5 +1,6 @@
 //! Which instructions are carried out in Rust, and the few sensitive ones that are emitted inline.
 
+use super::asm::{Mem, Reg, host};
 use super::builder::{After, Builder, CannotEmit};
 use super::{AccessHint, CalloutKind, layout};
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
@@ -61,6 +62,20 @@ fn is_system_register(insn: &Instruction) -> bool {
 }
 
 impl Builder<'_> {
+    /// RDTSC with the guest's offset added; RORX shifts without flags.
+    fn read_tsc(&mut self) {
+        const SHIFT_RDX: [u8; 6] = [0xC4, 0xE3, 0xFB, 0xF0, 0xD2, 32]; // rorx rdx, rdx, 32
+        self.asm.bytes(&[0x0F, 0x31]);
+        self.asm.bytes(&SHIFT_RDX);
+        self.asm.load64(host::R8, layout::tsc_offset());
+        self.asm.lea64(host::R8, Mem::sum(host::R8, host::RAX, 0));
+        self.asm.lea64(host::R8, Mem::sum(host::R8, Reg(2), 0));
+        self.asm.mov32(host::RAX, host::R8);
+        self.asm.mov64(Reg(2), host::R8);
+        self.asm.bytes(&SHIFT_RDX);
+        self.asm.mov32(Reg(2), Reg(2));
+    }
+
     /// Emits `insn` if it is privileged, sensitive, or concerned with segments.
     pub(super) fn emit_system(&mut self, insn: &Instruction) -> Result<Option<After>, CannotEmit> {
         let free = self.t.mode.interrupt_flag_free() && self.hint != AccessHint::Callout;
@@ -69,7 +84,9 @@ impl Builder<'_> {
                 self.asm.store_imm(1, layout::interrupt_flag(), 0);
                 return Ok(Some(After::Continue));
             }
-            Mnemonic::Sti if free && !self.t.mode.is_single() && !self.next_ends_unit(insn) => {
+            Mnemonic::Sti
+                if free && !self.t.mode.is_single() && !self.shadow_needs_callout(insn) =>
+            {
                 self.asm.store_imm(1, layout::interrupt_flag(), 1);
                 self.after_sti = true;
                 return Ok(Some(After::Continue));
@@ -81,7 +98,7 @@ impl Builder<'_> {
                 if self.t.mode.tsc_callout() {
                     return Ok(Some(self.callout(CalloutKind::Sensitive)));
                 }
-                self.asm.insn(insn)?;
+                self.read_tsc();
                 return Ok(Some(After::Continue));
             }
             Mnemonic::Mov if matches!(insn.code(), Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg) => {

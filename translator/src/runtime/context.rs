@@ -82,6 +82,8 @@ pub(crate) struct Context {
     pub(crate) poll: AtomicU64,
     /// Dereferenced after STI: faults when an interrupt is pending.
     pub(crate) sti_poll: u64,
+    /// The current jump table, or the empty one when an interrupt is pending.
+    pub(crate) sti_jump_table: u64,
     /// Entry 0 of the current jump table (`u32` for each EIP).
     pub(crate) jump_table: AtomicU64,
     /// Window base + segment base; a non-canonical address where the segment cannot be used with

@@ -152,12 +152,11 @@ impl Engine {
 
     /// The unit can go on behind a callout: it is still valid, and nobody waits for the boundary.
     fn may_resume(&self, index: u32, kind: CalloutKind, platform: &mut dyn Platform) -> bool {
-        let cpu = self.state();
-        !kind_may_change_mode(kind)
-            && self.units.get(index).is_some_and(|unit| !unit.dead)
-            && !self.kick.is_kicked()
-            && !platform.attention()
-            && !(cpu.interrupt_flag() && platform.interrupt_pending())
+        let wanted = self.kick.is_kicked()
+            || platform.attention()
+            || (self.state().interrupt_flag() && platform.interrupt_pending());
+        let valid = self.units.get(index).is_some_and(|unit| !unit.dead);
+        valid && !wanted && !kind_may_change_mode(kind)
     }
 
     /// Bytes of an instruction, as far as they can be read.

@@ -187,9 +187,7 @@ impl Engine {
         {
             // The instruction changed its own unit: it is completed, then the unit is left.
             let offset = (site - unit.host) as u32;
-            let next = unit
-                .instructions
-                .partition_point(|map| map.host <= offset - 1);
+            let next = unit.instructions.partition_point(|map| map.host < offset);
             if let Some(next) = unit.instructions.get(next) {
                 let at = unit.host + u64::from(next.host);
                 self.plant_dead_call(at);

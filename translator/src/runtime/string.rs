@@ -56,7 +56,7 @@ fn compare_flags(flags: u32, left: u32, right: u32, size: usize) -> u32 {
     let result = left.wrapping_sub(right) & mask;
     let mut new = flags & !eflags::STATUS;
     new |= if left < right { eflags::CF } else { 0 };
-    new |= if (result as u8).count_ones() % 2 == 0 {
+    new |= if (result as u8).count_ones().is_multiple_of(2) {
         eflags::PF
     } else {
         0

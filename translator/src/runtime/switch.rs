@@ -161,7 +161,7 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
         asm.bytes(&leave_address.to_le_bytes());
         asm.jmp_reg(host::R9);
     };
-    let mut stub = |asm: &mut Asm, pop: bool, why: Reason| {
+    let stub = |asm: &mut Asm, pop: bool, why: Reason| {
         let address = asm.address();
         if pop {
             pop_site(asm);
@@ -169,19 +169,19 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
         go(asm, why);
         address
     };
+    stub(&mut asm, false, Reason::Miss);
     let mut stubs = Stubs {
-        miss: stub(&mut asm, false, Reason::Miss),
+        callout: stub(&mut asm, true, Reason::Callout),
+        link: stub(&mut asm, true, Reason::Link),
+        dead: stub(&mut asm, true, Reason::Dead),
+        fault: stub(&mut asm, false, Reason::Fault),
+        prepare: stub(&mut asm, true, Reason::Prepare),
+        commit: stub(&mut asm, true, Reason::Commit),
+        fpu_unavailable: stub(&mut asm, true, Reason::FpuUnavailable),
+        stepped: stub(&mut asm, false, Reason::Stepped),
+        stepped_to: stub(&mut asm, false, Reason::SteppedTo),
         ..Stubs::default()
     };
-    stubs.callout = stub(&mut asm, true, Reason::Callout);
-    stubs.link = stub(&mut asm, true, Reason::Link);
-    stubs.dead = stub(&mut asm, true, Reason::Dead);
-    stubs.fault = stub(&mut asm, false, Reason::Fault);
-    stubs.prepare = stub(&mut asm, true, Reason::Prepare);
-    stubs.commit = stub(&mut asm, true, Reason::Commit);
-    stubs.fpu_unavailable = stub(&mut asm, true, Reason::FpuUnavailable);
-    stubs.stepped = stub(&mut asm, false, Reason::Stepped);
-    stubs.stepped_to = stub(&mut asm, false, Reason::SteppedTo);
     stubs.fpu_ready = asm.address();
     asm.byte(0xC3); // ret
     stubs.fpu_load = asm.address();

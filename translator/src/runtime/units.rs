@@ -224,10 +224,6 @@ impl Units {
         }
         traced
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.units.len()
-    }
 }
 
 impl Units {
