@@ -100,7 +100,7 @@ impl Engine {
             return self.resolve(at, outcome, mmu, platform);
         }
         if privilege == Privilege::Supervisor {
-            let user = mmu.view(Privilege::User).base;
+            let user = mmu.clean_view(Privilege::User).base;
             let offset = address.wrapping_sub(user);
             if user != base && offset < FOUR_GIB {
                 // An access through the user window: the page is there afterwards if it is a user page.
