@@ -305,3 +305,36 @@ fn edits_rebuild_the_tables_elsewhere() {
     );
     assert_eq!(check(&mut m), [u64::from(DATA + 0x1000)]);
 }
+
+#[test]
+fn a_half_written_pae_entry_is_never_acted_on() {
+    let mut m = mmu(16);
+    let directory = 0x10_2000u32;
+    put32(&mut m, ROOT, directory | P);
+    put32(
+        &mut m,
+        directory + (USER >> 21 & 511) * 8,
+        TABLE | P | W | U,
+    );
+    let pte = TABLE + (USER >> 12 & 511) * 8;
+    put32(&mut m, pte, DATA | P | W | U);
+    put32(&mut m, DATA, 1);
+    put32(&mut m, DATA + 0x1000, 2);
+    m.set_paging(PagingRegs {
+        cr0: 1 | CR0_PG | CR0_WP,
+        cr3: ROOT,
+        cr4: CR4_PAE,
+        efer: 0,
+    });
+    assert_eq!(engine(&mut m, USER, USER_READ, 0), Done::Value(1));
+    // The high half first: for a moment the entry leads beyond memory.
+    put32(&mut m, pte + 4, 1);
+    assert_eq!(
+        engine(&mut m, USER, USER_READ, 0),
+        Done::NotMemory(1 << 32 | u64::from(DATA))
+    );
+    put32(&mut m, pte, (DATA + 0x1000) | P | W | U);
+    put32(&mut m, pte + 4, 0);
+    assert_eq!(engine(&mut m, USER, USER_READ, 0), Done::Value(2));
+    m.audit().unwrap();
+}
