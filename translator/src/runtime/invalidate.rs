@@ -1,0 +1,110 @@
+//! What follows when memory that translations were made from changes, and when the cache is full.
+
+use super::engine::Engine;
+use shadow_mmu::{Mmu, MmuEvent};
+
+impl Engine {
+    /// Carries out what happened to the memory that translations were made from.
+    pub(super) fn drain_events(&mut self, mmu: &mut Mmu) {
+        if !mmu.has_events() {
+            return;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        mmu.take_events(&mut events);
+        for event in events.drain(..) {
+            match event {
+                MmuEvent::CodeWritten { gfn, offset, len } => {
+                    self.code_written(mmu, gfn, u32::from(offset), u32::from(len));
+                }
+                MmuEvent::Unmapped {
+                    space,
+                    first_page,
+                    pages,
+                } => {
+                    for (key, table) in &mut self.code_spaces {
+                        if key.space == space {
+                            // EIP and linear address differ by the base of CS.
+                            let base_page = key.code_base >> 12;
+                            let count = if key.code_base & 0xFFF == 0 {
+                                pages
+                            } else {
+                                pages + 1
+                            };
+                            let first = first_page.wrapping_sub(base_page) & 0xF_FFFF;
+                            let first = if count == pages {
+                                first
+                            } else {
+                                first.wrapping_sub(1) & 0xF_FFFF
+                            };
+                            table.clear_pages(first, count);
+                        }
+                    }
+                }
+                MmuEvent::SpaceDropped(space) => {
+                    self.code_spaces.retain(|key, _| key.space != space);
+                    if self.code_space.is_some_and(|key| key.space == space) {
+                        self.code_space = None;
+                        self.changed = true;
+                    }
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    pub(super) fn code_written(&mut self, mmu: &mut Mmu, gfn: u32, offset: u32, len: u32) {
+        for index in self.units.remove_range(gfn, offset, offset + len) {
+            self.kill(index);
+        }
+        if self.units.page_is_empty(gfn)
+            && let Some(page) = self.units.pages.get_mut(&gfn)
+            && std::mem::take(&mut page.traced)
+        {
+            mmu.untrace_code(gfn);
+        }
+    }
+
+    /// Makes every way into a retired unit lead to the dead stub.
+    pub(super) fn kill(&mut self, index: u32) {
+        let Some(unit) = self.units.get(index) else {
+            return;
+        };
+        let host = unit.host;
+        self.stats.invalidations += 1;
+        self.plant_dead_call(host);
+    }
+
+    pub(super) fn plant_dead_call(&mut self, at: u64) {
+        let target = self.cache.stubs.dead;
+        self.cache.patch(at, &[0xE8]);
+        self.cache.patch_rel32(at + 1, target);
+    }
+
+    /// Gives one unit up: a hint says that it should be translated differently.
+    pub(super) fn discard(&mut self, index: u32) {
+        self.units.retire(index);
+        self.kill(index);
+    }
+
+    /// Gives up every unit that has a copy of the instruction at `gpa`: they were translated without its new hint.
+    pub(super) fn discard_copies(&mut self, gpa: u32) {
+        let offset = gpa & 0xFFF;
+        for index in self.units.remove_range(gpa >> 12, offset, offset + 1) {
+            self.kill(index);
+        }
+    }
+
+    /// Empties the cache.
+    pub(crate) fn flush(&mut self, mmu: &mut Mmu) {
+        self.stats.flushes += 1;
+        for gfn in self.units.clear() {
+            mmu.untrace_code(gfn);
+        }
+        for table in self.code_spaces.values_mut() {
+            table.clear();
+        }
+        self.cache.clear();
+        self.stepping = None;
+        self.forward = None;
+    }
+}
