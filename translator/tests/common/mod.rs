@@ -1,0 +1,123 @@
+//! A machine for tests: memory, a vCPU, and ports that only record.
+#![allow(dead_code)] // each test program uses a part of it
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::CodeAssembler;
+use shadow_mmu::{Mmu, MmuConfig};
+use translator::state::{Segment, cr0, reg, seg};
+use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig};
+
+/// A machine without devices: ports and device memory are recorded.
+pub struct Ports {
+    /// Port and value.
+    pub written: Vec<(u16, u32)>,
+    /// Address and bytes written to device memory.
+    pub memory: Vec<(u64, Vec<u8>)>,
+}
+
+impl Platform for Ports {
+    fn port_read(&mut self, port: u16, _: u8) -> u32 {
+        u32::from(port) * 3
+    }
+    fn port_write(&mut self, port: u16, _: u8, value: u32) {
+        self.written.push((port, value));
+    }
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = (gpa as u8).wrapping_add(i as u8);
+        }
+    }
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        self.memory.push((gpa, data.to_vec()));
+    }
+    fn interrupt_pending(&mut self) -> bool {
+        false
+    }
+    fn acknowledge_interrupt(&mut self) -> u8 {
+        0
+    }
+    fn attention(&mut self) -> bool {
+        false
+    }
+    fn tsc(&mut self) -> u64 {
+        1
+    }
+}
+
+/// A vCPU with 4 MiB of memory and a program.
+pub struct Machine {
+    /// Guest memory.
+    pub mmu: Mmu,
+    /// The vCPU, at the program's first instruction.
+    pub vcpu: Vcpu,
+    /// What the program did outside.
+    pub ports: Ports,
+}
+
+/// Guest-physical address of the program.
+pub const ORIGIN: u32 = 0x1_0000;
+
+impl Machine {
+    /// Assembles `program` for `bits` (16: real mode, 32: flat protected mode at CPL 0).
+    pub fn new(
+        bits: u32,
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Machine {
+        let mut assembler = CodeAssembler::new(bits).unwrap();
+        program(&mut assembler).unwrap();
+        let code = assembler
+            .assemble(u64::from(if bits == 16 { 0 } else { ORIGIN }))
+            .unwrap();
+        let mut mmu = Mmu::new(MmuConfig {
+            ram_bytes: 4 << 20,
+            ..MmuConfig::default()
+        })
+        .unwrap();
+        mmu.write_phys(u64::from(ORIGIN), &code).unwrap();
+        let mut vcpu = Vcpu::new(VcpuConfig {
+            strict: true,
+            ..VcpuConfig::default()
+        })
+        .unwrap();
+        let cpu = vcpu.state_mut();
+        if bits == 32 {
+            cpu.cr0 |= cr0::PE;
+            cpu.seg = [Segment::flat(0x10, false, 0); 6];
+            cpu.seg[seg::CS] = Segment::flat(8, true, 0);
+            cpu.eip = ORIGIN;
+            cpu.gpr[reg::ESP] = 0x8000;
+        } else {
+            cpu.seg = [Segment::real(0x2000); 6];
+            cpu.seg[seg::CS] = Segment::real((ORIGIN >> 4) as u16);
+            cpu.eip = 0;
+            cpu.gpr[reg::ESP] = 0x1234_8000;
+        }
+        vcpu.sync_paging(&mut mmu);
+        Machine {
+            mmu,
+            vcpu,
+            ports: Ports {
+                written: Vec::new(),
+                memory: Vec::new(),
+            },
+        }
+    }
+
+    /// Runs until something makes the vCPU come back.
+    pub fn run(&mut self) -> Exit {
+        self.vcpu
+            .run(&mut self.mmu, &mut self.ports, RunLimits::default())
+    }
+
+    /// A general register.
+    pub fn gpr(&self, index: usize) -> u32 {
+        self.vcpu.state().gpr[index]
+    }
+
+    /// A double word of guest memory.
+    pub fn dword(&self, gpa: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.mmu.read_phys(gpa, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    }
+}
