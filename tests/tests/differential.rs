@@ -14,7 +14,7 @@ use ringshift_tests::generate::{
     generate_sequence, sequence_forms,
 };
 use ringshift_tests::native::stage::Environment;
-use ringshift_tests::native::{MachineState, NativeRunner, Outcome, stage};
+use ringshift_tests::native::{MachineState, NativeError, NativeRunner, Outcome, stage};
 use std::collections::BTreeMap;
 
 /// Everything that a run counts.
@@ -63,8 +63,8 @@ impl Bench {
         image
     }
 
-    /// Runs code on the processor; its memory is then in the runner's image.
-    fn run_native(&mut self, run: &Run<'_>, name: &str) -> Outcome {
+    /// Runs code on the processor; its memory is then in the runner's image. `None` if it did not end.
+    fn run_native(&mut self, run: &Run<'_>, name: &str) -> Option<Outcome> {
         let code = stage::locate(run.linear).expect("the case is on the stage");
         let code = code..code + run.bytes.len();
         let memory = self.native.image_mut();
@@ -72,9 +72,15 @@ impl Bench {
         memory[code.clone()].copy_from_slice(run.bytes);
         let outcome = self.native.run(run.start);
         self.native.image_mut()[code].fill(0xCC);
-        let outcome = outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
         self.tally.cases += 1;
-        outcome
+        match outcome {
+            Ok(outcome) => Some(outcome),
+            Err(NativeError::Hung(_)) => {
+                self.tally.skip(Unpredictable::Endless);
+                None
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
     }
 
     /// Runs code in the guest and compares. Returns what differs and what the guest did, if anything does.
@@ -124,9 +130,11 @@ impl Bench {
             image: self.image(&case.patches),
             manner: manner(number),
         };
-        let native = self.run_native(&run, &case.reproduce(seed));
+        let Some(native) = self.run_native(&run, &case.reproduce(seed)) else {
+            return;
+        };
         if let Some(reason) = unpredictable(&case, &native) {
-            *self.tally.unpredictable.entry(reason).or_default() += 1;
+            self.tally.skip(reason);
             return;
         }
         let open = Open::of(&case, &native);
@@ -148,7 +156,9 @@ impl Bench {
             image: self.image(&sequence.patches),
             manner: manner(number / 2),
         };
-        let native = self.run_native(&run, &sequence.reproduce(seed));
+        let Some(native) = self.run_native(&run, &sequence.reproduce(seed)) else {
+            return;
+        };
         let names = |sequence: &Sequence| (sequence.name(), describe_sequence(sequence, seed));
         // Where one instruction could raise two faults, which one is not ours to say.
         let open = Open {
@@ -169,6 +179,10 @@ fn manner(number: u32) -> Manner {
 }
 
 impl Tally {
+    fn skip(&mut self, reason: Unpredictable) {
+        *self.unpredictable.entry(reason).or_default() += 1;
+    }
+
     /// Prints what was done, a failure of each kind, and all of them by number; fails if there is one.
     fn conclude(&self, settings: &Settings) {
         eprintln!(

@@ -3,7 +3,7 @@
 use super::compare::Difference;
 use crate::generate::{Case, Sequence};
 use crate::native::{MachineState, Outcome};
-use iced_x86::{Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use std::fmt::{self, Write as _};
 
 /// A case, or a sequence, whose outcomes differ.
@@ -81,8 +81,28 @@ pub fn describe(case: &Case, seed: u64) -> String {
 pub fn describe_sequence(sequence: &Sequence, seed: u64) -> String {
     let mut text = format!("sequence {}\n", sequence.number);
     let _ = writeln!(text, "  reproduce: {}", sequence.reproduce(seed));
-    for case in &sequence.parts {
-        describe_code(&mut text, case);
+    // The whole, with the branches between the parts.
+    let bits = sequence
+        .parts
+        .first()
+        .map_or(32, |part| part.form.environment.bitness());
+    let start = u64::from(sequence.start.eip);
+    let decoder = Decoder::with_ip(bits, &sequence.bytes, start, DecoderOptions::NONE);
+    for instruction in decoder {
+        let mut disassembly = String::new();
+        IntelFormatter::new().format(&instruction, &mut disassembly);
+        let offset = (instruction.ip() - start) as usize;
+        let bytes = &sequence.bytes[offset..offset + instruction.len()];
+        let _ = writeln!(
+            text,
+            "  {:08x}   {bytes:02x?}  {disassembly}",
+            instruction.ip()
+        );
+    }
+    for operand in sequence.parts.iter().flat_map(|part| &part.operands) {
+        let (segment, offset) = (operand.segment, operand.offset);
+        let linear = operand.linear;
+        let _ = writeln!(text, "  operand:   {segment:?}:{offset:08x} = {linear:08x}");
     }
     text
 }

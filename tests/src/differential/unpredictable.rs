@@ -26,6 +26,8 @@ pub enum Unpredictable {
     /// POP of a segment register with a 32-bit operand whose upper half is not accessible: whether it is
     /// read is up to the model.
     SelectorPop,
+    /// A program that overwrote its own loop counter and did not end.
+    Endless,
 }
 
 impl Unpredictable {
@@ -37,6 +39,7 @@ impl Unpredictable {
             Unpredictable::LimitWrap => "access across offset FFFFFFFFh",
             Unpredictable::PartsWrap => "operand of several parts across offset FFFFh",
             Unpredictable::NoPort => "INS or OUTS repeated zero times",
+            Unpredictable::Endless => "program that does not end",
             Unpredictable::SelectorPop => "upper half of a popped selector not accessible",
         }
     }

@@ -11,6 +11,7 @@ mod exclusions;
 mod form;
 mod fpu;
 mod operand;
+mod program;
 mod rng;
 mod sequence;
 

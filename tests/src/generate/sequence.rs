@@ -4,10 +4,11 @@
 use super::case::{Case, Patch, generate};
 use super::exclusions::exclusion;
 use super::form::{Address, Form, Prefix};
+use super::program::{Program, is_reserved};
 use super::rng::Rng;
 use crate::native::MachineState;
-use crate::native::stage::{CODE_BYTES, Environment};
-use iced_x86::{FlowControl, MemorySize, Mnemonic};
+use crate::native::stage::{self, CODE_BYTES, Environment};
+use iced_x86::{FlowControl, MemorySize, Mnemonic, Register};
 
 /// Several cases, one behind another.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,27 +119,67 @@ fn is_loose(form: &Form) -> bool {
         )
 }
 
-/// Makes sequence `number` from `forms`, which are those of [`sequence_forms`] and not empty.
+/// Makes sequence `number` from `forms`, which are those of [`sequence_forms`] and not empty. Half of the
+/// sequences are a straight line, half are blocks with branches between them, in a loop.
 pub fn generate_sequence(seed: u64, forms: &[Form], number: u32) -> Option<Sequence> {
     let mut rng = Rng::new(seed ^ (u64::from(number) << 32) ^ 0x5345_5155);
     let length = 2 + rng.below(9) as usize;
     let mut parts: Vec<Case> = Vec::new();
     while parts.len() < length {
         let form = rng.pick(forms);
-        parts.extend(generate(rng.next_u64(), &form, number));
+        let part = generate(rng.next_u64(), &form, number);
+        let fits = |part: &Case| !is_in_the_way(part) && (is_harmless(part) || rng.one_in(20));
+        parts.extend(part.filter(fits));
     }
     let first = parts.first()?;
     let slot = 128 + rng.below(CODE_BYTES - 512);
     let environment = first.form.environment;
     let mut start = first.start;
     start.eip = environment.code_offset() + slot;
+    let mut patches: Vec<Patch> = parts.iter().flat_map(|part| part.patches.clone()).collect();
+    let bytes = if number / 8 % 2 == 0 {
+        parts.iter().flat_map(|part| part.bytes.clone()).collect()
+    } else {
+        let program = Program::new(environment, start.eip, &parts, &mut rng);
+        patches.extend(program.patches);
+        program.bytes
+    };
     Some(Sequence {
         number,
-        bytes: parts.iter().flat_map(|part| part.bytes.clone()).collect(),
+        bytes,
         start,
         linear: environment.code_base() + start.eip,
-        patches: parts.iter().flat_map(|part| part.patches.clone()).collect(),
+        patches,
         parts,
+    })
+}
+
+/// True when the memory operand could keep a program from ending.
+fn is_in_the_way(part: &Case) -> bool {
+    let size = part.instruction.memory_size().size().max(1) as u32;
+    let environment = part.form.environment;
+    let mut operands = part.operands.iter();
+    operands.any(|operand| is_reserved(environment, operand.linear, size))
+}
+
+/// True when the memory operand, if there is one, will most likely not fault: a sequence that ends at its
+/// first instruction shows little.
+fn is_harmless(part: &Case) -> bool {
+    let instruction = &part.instruction;
+    let size = instruction.memory_size().size().max(1) as u32;
+    let near_stack = (instruction.memory_displacement32() as i32).unsigned_abs() < 0x200;
+    part.operands.iter().all(|operand| match part.form.address {
+        Some(Address::Stack | Address::Frame | Address::Frame16) => {
+            near_stack && operand.segment == Register::SS && size < 16
+        }
+        _ => {
+            let writable =
+                |linear: u32| stage::locate(linear).is_some_and(|at| at < stage::data_len());
+            let last = operand.linear.wrapping_add(size - 1);
+            let aligned = size < 16 || operand.linear % 16 == 0;
+            let plain = matches!(operand.segment, Register::DS | Register::ES | Register::SS);
+            plain && aligned && writable(operand.linear) && writable(last)
+        }
     })
 }
 

@@ -42,7 +42,7 @@ fn host(what: &'static str) -> impl Fn(Errno) -> NativeError {
 }
 
 /// How long one case may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs cases on the host processor.
 #[derive(Debug)]
