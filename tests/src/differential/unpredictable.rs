@@ -80,8 +80,9 @@ pub fn unpredictable(case: &Case, native: &Outcome) -> Option<Unpredictable> {
     let pops_selector = instruction.mnemonic() == Mnemonic::Pop
         && instruction.op0_register().is_segment_register()
         && instruction.stack_pointer_increment() == 4;
-    if pops_selector && native.trap.vector != Trap::BREAKPOINT && case.start.gpr[4] & 0xFFF > 0xFFC
-    {
+    let page_end = |linear: u32| linear & 0xFFF > 0xFFC;
+    let faults = native.trap.vector != Trap::BREAKPOINT;
+    if pops_selector && faults && stack_top(&case.start).is_some_and(page_end) {
         return Some(Unpredictable::SelectorPop);
     }
     None

@@ -137,7 +137,7 @@ pub fn generate_sequence(seed: u64, forms: &[Form], number: u32) -> Option<Seque
     let mut start = first.start;
     start.eip = environment.code_offset() + slot;
     let mut patches: Vec<Patch> = parts.iter().flat_map(|part| part.patches.clone()).collect();
-    let bytes = if number / 8 % 2 == 0 {
+    let bytes = if (number / 8).is_multiple_of(2) {
         parts.iter().flat_map(|part| part.bytes.clone()).collect()
     } else {
         let program = Program::new(environment, start.eip, &parts, &mut rng);
