@@ -50,6 +50,34 @@ pub(crate) struct Translation<'a> {
     pub(crate) stubs: &'a Stubs,
 }
 
+/// Code that goes on at `target` through the jump table; links to instructions that cross a page
+/// lead here.
+pub(crate) fn table_jump(asm: &mut Asm, origin: u64, target: u32) -> Vec<u8> {
+    asm.start(origin, Vec::with_capacity(32));
+    asm.mov_imm32(host::R8, target);
+    jump_by_table(asm, layout::jump_table());
+    asm.finish()
+}
+
+/// Jumps to the EIP in R8 through the jump table that `table` points to.
+fn jump_by_table(asm: &mut Asm, table: Mem) {
+    asm.load64(host::R9, table);
+    asm.load32(
+        host::R9,
+        Mem {
+            base: Some(host::R9),
+            index: Some((host::R8, 4)),
+            disp: 0,
+            gs32: false,
+        },
+    );
+    asm.lea64(
+        host::R9,
+        Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32),
+    );
+    asm.jmp_reg(host::R9);
+}
+
 /// A finished unit.
 #[derive(Debug)]
 pub(crate) struct Built {
@@ -171,11 +199,11 @@ impl Builder<'_> {
                         break;
                     }
                 } else {
-                    self.pass_to(eip);
+                    self.pass_through_table(eip);
                     break;
                 }
             } else if crosses && !self.instructions.is_empty() {
-                self.pass_to(eip);
+                self.pass_through_table(eip);
                 break;
             }
             first = first.min(offset);
@@ -352,9 +380,15 @@ impl Builder<'_> {
             let patch = self.asm.jmp(here);
             self.link_stub(patch, target);
         } else {
-            self.asm.mov_imm32(host::R8, target);
-            self.jump_through_table();
+            self.pass_through_table(target);
         }
+    }
+
+    /// Passes control to `target` through the jump table: for instructions that cross into the
+    /// next page, and so depend on where that is.
+    fn pass_through_table(&mut self, target: u32) {
+        self.asm.mov_imm32(host::R8, target);
+        self.jump_through_table();
     }
 
     fn link_stub(&mut self, patch: usize, target: u32) {
@@ -378,21 +412,7 @@ impl Builder<'_> {
         } else {
             layout::jump_table()
         };
-        self.asm.load64(host::R9, table);
-        self.asm.load32(
-            host::R9,
-            Mem {
-                base: Some(host::R9),
-                index: Some((host::R8, 4)),
-                disp: 0,
-                gs32: false,
-            },
-        );
-        self.asm.lea64(
-            host::R9,
-            Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32),
-        );
-        self.asm.jmp_reg(host::R9);
+        jump_by_table(self.asm, table);
     }
 
     /// A conditional jump out of the main line to `target`.

@@ -15,7 +15,7 @@ mod stack;
 mod string;
 pub(crate) mod system;
 
-pub(crate) use builder::{CodeSource, Stubs, Translation, build};
+pub(crate) use builder::{CodeSource, Stubs, Translation, build, table_jump};
 
 use iced_x86::Instruction;
 

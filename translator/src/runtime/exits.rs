@@ -2,7 +2,7 @@
 
 use super::context::Reason;
 use super::engine::{Engine, Step};
-use crate::codegen::{CalloutKind, SiteKind};
+use crate::codegen::{CalloutKind, SiteKind, table_jump};
 use crate::state::{CpuState, cr0, seg};
 use crate::system::{Exception, Flow, debug, vector};
 use crate::{Exit, Platform};
@@ -17,7 +17,11 @@ impl Engine {
     pub(super) fn handle_exit(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
         let context = self.cache.context();
         let (site, target) = (context.site, context.scratch[0] as u32);
-        match Reason::from_raw(context.reason) {
+        let reason = Reason::from_raw(context.reason);
+        if let Some(reason) = reason {
+            self.stats.exits.count(reason);
+        }
+        match reason {
             Some(Reason::Miss) => {
                 self.stats.misses += 1;
                 self.set_eip(target);
@@ -276,9 +280,18 @@ impl Engine {
                 .units
                 .find(&key)
                 .and_then(|found| self.units.get(found))
-            && found.second_page.is_none()
         {
-            let host = found.host;
+            let crosses = found.second_page.is_some();
+            let mut host = found.host;
+            if crosses {
+                // Reached through the jump table, which is emptied when the next page changes.
+                host = self.cache.next_address();
+                let code = table_jump(&mut self.asm, host, target);
+                if self.cache.free() < code.len() {
+                    return Step::Boundary;
+                }
+                self.cache.append(&code);
+            }
             self.cache.patch_rel32(at, host);
             self.stats.links += 1;
         }

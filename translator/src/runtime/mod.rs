@@ -19,4 +19,4 @@ mod units;
 
 pub(crate) use engine::Engine;
 pub use kick::Kicker;
-pub use stats::Stats;
+pub use stats::{Exits, Stats};

@@ -1,5 +1,6 @@
 //! Counters of a translator.
 
+use super::context::Reason;
 use crate::codegen::CalloutKind;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub struct Stats {
     pub entries_user: u64,
     /// Of these, single instructions run on behalf of direct execution.
     pub replays_user: u64,
+    /// Times that translated code was left, by cause.
+    pub exits: Exits,
     /// Jumps linked.
     pub links: u64,
     /// Jumps that met an empty entry of a jump table.
@@ -49,6 +52,43 @@ pub struct Stats {
     pub hints: u64,
     /// Instructions carried out in Rust, by kind.
     pub callouts: Callouts,
+}
+
+/// Times that translated code was left, by cause.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Exits {
+    /// An instruction was carried out in Rust.
+    pub callout: u64,
+    /// A jump inside a page that was not linked yet.
+    pub link: u64,
+    /// A jump table had no entry.
+    pub miss: u64,
+    /// A unit that is no longer valid.
+    pub dead: u64,
+    /// A host fault.
+    pub fault: u64,
+    /// A memory access carried out in Rust, twice for a write.
+    pub access: u64,
+    /// The end of a unit of one instruction.
+    pub step: u64,
+    /// An FPU instruction with CR0.TS or CR0.EM set.
+    pub fpu: u64,
+}
+
+impl Exits {
+    pub(crate) fn count(&mut self, reason: Reason) {
+        let counter = match reason {
+            Reason::Callout => &mut self.callout,
+            Reason::Link => &mut self.link,
+            Reason::Miss => &mut self.miss,
+            Reason::Dead => &mut self.dead,
+            Reason::Fault => &mut self.fault,
+            Reason::Prepare | Reason::Commit => &mut self.access,
+            Reason::Stepped | Reason::SteppedTo => &mut self.step,
+            Reason::FpuUnavailable => &mut self.fpu,
+        };
+        *counter += 1;
+    }
 }
 
 /// Counts by [`CalloutKind`].

@@ -100,6 +100,8 @@ pub(crate) struct CodePage {
 #[derive(Debug, Default)]
 pub(crate) struct Units {
     units: Vec<Unit>,
+    /// Host addresses of the units, apart from them: searched at every exit.
+    hosts: Vec<u64>,
     by_key: FastMap<UnitKey, u32>,
     pub(crate) pages: FastMap<u32, CodePage>,
 }
@@ -116,8 +118,8 @@ impl Units {
     /// The unit whose host code contains `address`. Host addresses only grow from unit to unit.
     pub(crate) fn at_host(&self, address: u64) -> Option<u32> {
         let index = self
-            .units
-            .partition_point(|unit| unit.host <= address)
+            .hosts
+            .partition_point(|&host| host <= address)
             .checked_sub(1)?;
         let unit = self.units.get(index)?;
         (address <= unit.host + u64::from(unit.host_bytes)).then_some(index as u32)
@@ -134,6 +136,7 @@ impl Units {
         if let Some(second) = unit.second_page {
             self.pages.entry(second).or_default().units.push(index);
         }
+        self.hosts.push(unit.host);
         self.units.push(unit);
         index
     }
@@ -214,6 +217,7 @@ impl Units {
     /// Forgets all units, keeps the hints. Returns the pages that were traced.
     pub(crate) fn clear(&mut self) -> Vec<u32> {
         self.units.clear();
+        self.hosts.clear();
         self.by_key.clear();
         let mut traced = Vec::new();
         for (gfn, page) in &mut self.pages {
