@@ -198,3 +198,23 @@ fn a_call_backwards_can_be_interrupted() {
     assert_eq!(machine.gpr(reg::EAX), 4);
     assert_eq!(machine.gpr(reg::ESP), 0x8000);
 }
+
+#[test]
+fn the_fpu_environment_names_guest_addresses() {
+    let mut machine = Machine::new(32, |a| {
+        let mut here = a.create_label();
+        a.call(here)?;
+        a.set_label(&mut here)?;
+        a.pop(ebx)?;
+        a.fninit()?;
+        a.fld(qword_ptr(0x3008))?;
+        a.fnstenv(ptr(0x3100))?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    // FLD is behind POP (1 byte) and FNINIT (2 bytes).
+    assert_eq!(machine.dword(0x310C), machine.gpr(reg::EBX) + 3);
+    // FLD m64 with an absolute address: DD 05 /0.
+    assert_eq!(machine.dword(0x3110), 0x0505_0008);
+    assert_eq!(machine.dword(0x3114), 0x3008);
+}

@@ -93,6 +93,13 @@ impl Builder<'_> {
             | Mnemonic::Prefetchw => return Ok(After::Continue),
             // Multi-byte NOPs have a memory operand that is never accessed.
             Mnemonic::Nop | Mnemonic::Reservednop => return Ok(After::Continue),
+            Mnemonic::Fnstenv
+            | Mnemonic::Fstenv
+            | Mnemonic::Fnsave
+            | Mnemonic::Fsave
+            | Mnemonic::Fxsave => {
+                return self.save_fpu(insn);
+            }
             Mnemonic::Maskmovq | Mnemonic::Maskmovdqu => return self.masked_move(insn),
             _ => {}
         }

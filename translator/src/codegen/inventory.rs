@@ -72,6 +72,14 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
             CalloutKind::Sensitive,
             "TSC offset, or CR4.TSD at CPL above 0",
         )),
+        Mnemonic::Fnstenv
+        | Mnemonic::Fstenv
+        | Mnemonic::Fnsave
+        | Mnemonic::Fsave
+        | Mnemonic::Fxsave => Some((
+            CalloutKind::FpuState,
+            "for the addresses in the image; the rest inline",
+        )),
         Mnemonic::Enter => Some((CalloutKind::EnterNested, "nesting level above 0")),
         _ if insn.is_string_instruction() && callout_kind(insn).is_none() => Some((
             CalloutKind::String,

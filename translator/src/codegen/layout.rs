@@ -36,6 +36,11 @@ pub(crate) fn sti_jump_table() -> Mem {
     Mem::context(offset_of!(Context, sti_jump_table))
 }
 
+/// Room for an x87 environment in the 32-bit protected-mode format.
+pub(crate) fn fpu_environment() -> Mem {
+    Mem::context(offset_of!(Context, fpu_environment))
+}
+
 pub(crate) fn fpu_ensure() -> Mem {
     Mem::context(offset_of!(Context, fpu_ensure))
 }

@@ -33,6 +33,7 @@ pub(crate) fn callout_kind(insn: &Instruction) -> Option<CalloutKind> {
         Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1 => K::SystemCall,
         Mnemonic::Sysenter | Mnemonic::Sysexit => K::SystemCall,
         Mnemonic::Bound => K::Bound,
+
         Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Retf => K::FarTransfer,
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => K::Undefined,
         Mnemonic::Mov if is_system_register(insn) => K::Privileged,

@@ -94,6 +94,8 @@ pub(crate) struct Context {
     pub(crate) checked_base: [u64; 6],
     /// An address to read, which faults under the condition of `segment_base`.
     pub(crate) segment_check: [u64; 6],
+    /// The x87 environment with its host addresses, in front of FSTENV, FSAVE and FXSAVE.
+    pub(crate) fpu_environment: [u32; 7],
     /// Called before the first FPU instruction of a unit: one of three stubs.
     pub(crate) fpu_ensure: u64,
     /// For each 16 MiB of guest-linear space the window that a supervisor access uses.

@@ -102,6 +102,7 @@ impl Engine {
             segment_base: [UNUSABLE_BASE; 6],
             checked_base: [UNUSABLE_BASE; 6],
             segment_check: [UNUSABLE_BASE; 6],
+            fpu_environment: [0; 7],
             fpu_ensure: 0,
             regions: [UNUSABLE_BASE; 256],
             limit_check: 0,

@@ -84,6 +84,10 @@ impl Engine {
             return internal("a callout from nowhere");
         };
         self.stats.callouts.count(kind);
+        if kind == CalloutKind::FpuState {
+            self.replace_fpu_pointers(&insn, mmu);
+            return Step::Resume(site);
+        }
         self.set_eip(insn.ip32());
         let result = match kind {
             CalloutKind::Undefined => {
@@ -164,7 +168,7 @@ impl Engine {
     }
 
     /// Bytes of an instruction, as far as they can be read.
-    fn bytes_at(&self, mmu: &Mmu, insn: &Instruction) -> Vec<u8> {
+    pub(super) fn bytes_at(&self, mmu: &Mmu, insn: &Instruction) -> Vec<u8> {
         let base = self.state().seg[seg::CS].base;
         (0..insn.len().max(1) as u32)
             .map_while(|i| {

@@ -5,6 +5,7 @@ pub(crate) mod context;
 mod engine;
 mod exits;
 mod faults;
+mod fpu_pointers;
 mod invalidate;
 mod jump_table;
 mod kick;
