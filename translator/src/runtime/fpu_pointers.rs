@@ -77,6 +77,7 @@ impl Engine {
             (false, false) => {
                 put(image, 12, &guest.instruction.to_le_bytes());
                 put(image, 16, &code.to_le_bytes());
+                put(image, 18, &guest.opcode.to_le_bytes());
                 put(image, 20, &guest.operand.to_le_bytes());
                 put(image, 24, &u32::from(data).to_le_bytes());
             }

@@ -8,11 +8,11 @@ use translator::state::{Segment, cr0, reg, seg};
 use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig};
 
 /// A machine without devices: ports and device memory are recorded.
-pub struct Ports {
+pub(crate) struct Ports {
     /// Port and value.
-    pub written: Vec<(u16, u32)>,
+    pub(crate) written: Vec<(u16, u32)>,
     /// Address and bytes written to device memory.
-    pub memory: Vec<(u64, Vec<u8>)>,
+    pub(crate) memory: Vec<(u64, Vec<u8>)>,
 }
 
 impl Platform for Ports {
@@ -45,21 +45,21 @@ impl Platform for Ports {
 }
 
 /// A vCPU with 4 MiB of memory and a program.
-pub struct Machine {
+pub(crate) struct Machine {
     /// Guest memory.
-    pub mmu: Mmu,
+    pub(crate) mmu: Mmu,
     /// The vCPU, at the program's first instruction.
-    pub vcpu: Vcpu,
+    pub(crate) vcpu: Vcpu,
     /// What the program did outside.
-    pub ports: Ports,
+    pub(crate) ports: Ports,
 }
 
 /// Guest-physical address of the program.
-pub const ORIGIN: u32 = 0x1_0000;
+pub(crate) const ORIGIN: u32 = 0x1_0000;
 
 impl Machine {
     /// Assembles `program` for `bits` (16: real mode, 32: flat protected mode at CPL 0).
-    pub fn new(
+    pub(crate) fn new(
         bits: u32,
         program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
     ) -> Machine {
@@ -104,18 +104,18 @@ impl Machine {
     }
 
     /// Runs until something makes the vCPU come back.
-    pub fn run(&mut self) -> Exit {
+    pub(crate) fn run(&mut self) -> Exit {
         self.vcpu
             .run(&mut self.mmu, &mut self.ports, RunLimits::default())
     }
 
     /// A general register.
-    pub fn gpr(&self, index: usize) -> u32 {
+    pub(crate) fn gpr(&self, index: usize) -> u32 {
         self.vcpu.state().gpr[index]
     }
 
     /// A double word of guest memory.
-    pub fn dword(&self, gpa: u64) -> u32 {
+    pub(crate) fn dword(&self, gpa: u64) -> u32 {
         let mut bytes = [0; 4];
         self.mmu.read_phys(gpa, &mut bytes).unwrap();
         u32::from_le_bytes(bytes)
