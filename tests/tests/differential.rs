@@ -6,7 +6,7 @@
 //! [`Settings`]; a failure prints the ones that reproduce it.
 
 use ringshift_tests::differential::{
-    Failure, Manner, Open, Settings, TranslatedRunner, Unpredictable, compare, describe,
+    Failure, Manner, Open, Settings, TranslatedRunner, Unpredictable, World, compare, describe,
     describe_sequence, unpredictable,
 };
 use ringshift_tests::generate::{
@@ -14,7 +14,7 @@ use ringshift_tests::generate::{
     generate_sequence, sequence_forms,
 };
 use ringshift_tests::native::stage::Environment;
-use ringshift_tests::native::{MachineState, NativeError, NativeRunner, Outcome, stage};
+use ringshift_tests::native::{MachineState, NativeError, NativeRunner, Outcome, Trap, stage};
 use std::collections::BTreeMap;
 
 /// Everything that a run counts.
@@ -23,6 +23,7 @@ struct Tally {
     cases: usize,
     unpredictable: BTreeMap<Unpredictable, usize>,
     vectors: BTreeMap<u32, usize>,
+    worlds: BTreeMap<World, usize>,
     failures: Vec<Failure>,
 }
 
@@ -33,6 +34,16 @@ struct Run<'a> {
     start: &'a MachineState,
     image: Vec<u8>,
     manner: Manner,
+    /// Linear addresses of the memory operands.
+    operands: Vec<u32>,
+}
+
+impl Run<'_> {
+    /// True when the code ran to its end without an exception.
+    fn completes(&self, native: &Outcome) -> bool {
+        let end = self.start.eip.wrapping_add(self.bytes.len() as u32 + 1);
+        native.trap.vector == Trap::BREAKPOINT && native.state.eip == end
+    }
 }
 
 /// Both sides, and the contents of memory that cases start from.
@@ -40,6 +51,7 @@ struct Bench {
     settings: Settings,
     native: NativeRunner,
     translated: TranslatedRunner,
+    privileged: Vec<TranslatedRunner>,
     template: Vec<u8>,
     tally: Tally,
 }
@@ -51,7 +63,11 @@ impl Bench {
         Bench {
             settings,
             native: NativeRunner::new().expect("the host runs 32-bit code"),
-            translated: TranslatedRunner::new().expect("a guest"),
+            translated: TranslatedRunner::new(World::Ring3).expect("a guest"),
+            privileged: World::PRIVILEGED
+                .iter()
+                .map(|world| TranslatedRunner::new(*world).expect("a guest"))
+                .collect(),
             template,
             tally: Tally::default(),
         }
@@ -83,36 +99,44 @@ impl Bench {
         }
     }
 
-    /// Runs code in the guest and compares. Returns what differs and what the guest did, if anything does.
+    /// Runs code in the guest and compares; `privileged` chooses another world for a second run.
     fn run_translated(
         &mut self,
         run: &Run<'_>,
         native: Outcome,
         open: &Open,
-        names: impl FnOnce() -> (String, String),
+        privileged: Option<u32>,
+        names: impl Fn() -> (String, String),
     ) {
         *self.tally.vectors.entry(native.trap.vector).or_default() += 1;
-        let code = (run.linear, run.bytes);
-        let translated = self.translated.run(code, run.start, &run.image, run.manner);
-        let differences = match &translated {
-            Ok(outcome) => compare(
-                open,
-                (&native, &self.native.image()[..run.image.len()]),
-                (outcome, self.translated.image()),
-            ),
-            Err(_) => Vec::new(),
-        };
-        if translated.is_err() || !differences.is_empty() {
-            let (name, description) = names();
-            self.tally.failures.push(Failure {
-                name,
-                description,
-                start: *run.start,
-                native,
-                translated: translated.map_err(|error| error.to_string()),
-                differences,
-                listing: self.translated.listing(run.linear),
-            });
+        let worlds = self.privileged.len();
+        let other = privileged.and_then(|number| self.privileged.get_mut(number as usize % worlds));
+        let other = other.filter(|runner| run.operands.iter().all(|at| runner.world().has(*at)));
+        for runner in std::iter::once(&mut self.translated).chain(other) {
+            let code = (run.linear, run.bytes);
+            let translated = runner.run(code, run.start, &run.image, run.manner);
+            let differences = match &translated {
+                Ok(outcome) => compare(
+                    open,
+                    (&native, &self.native.image()[..run.image.len()]),
+                    (outcome, runner.image()),
+                ),
+                Err(_) => Vec::new(),
+            };
+            *self.tally.worlds.entry(runner.world()).or_default() += 1;
+            if translated.is_err() || !differences.is_empty() {
+                let (name, description) = names();
+                self.tally.failures.push(Failure {
+                    name,
+                    description,
+                    world: runner.world(),
+                    start: *run.start,
+                    native,
+                    translated: translated.map_err(|error| error.to_string()),
+                    differences,
+                    listing: runner.listing(run.linear),
+                });
+            }
         }
     }
 
@@ -129,6 +153,7 @@ impl Bench {
             start: &case.start,
             image: self.image(&case.patches),
             manner: manner(number),
+            operands: case.operands.iter().map(|operand| operand.linear).collect(),
         };
         let Some(native) = self.run_native(&run, &case.reproduce(seed)) else {
             return;
@@ -139,7 +164,9 @@ impl Bench {
         }
         let open = Open::of(&case, &native);
         let names = |case: &Case| (format!("{:?}", case.form.code), describe(case, seed));
-        self.run_translated(&run, native, &open, || names(&case));
+        let completes = run.completes(&native) && !form.depends_on_mode();
+        let privileged = completes.then_some(number);
+        self.run_translated(&run, native, &open, privileged, || names(&case));
     }
 
     fn sequence(&mut self, forms: &[Form], number: u32) {
@@ -149,12 +176,14 @@ impl Bench {
         if self.settings.trace {
             eprintln!("{} {:02x?}", sequence.reproduce(seed), sequence.bytes);
         }
+        let operands = sequence.parts.iter().flat_map(|part| &part.operands);
         let run = Run {
             linear: sequence.linear,
             bytes: &sequence.bytes,
             start: &sequence.start,
             image: self.image(&sequence.patches),
             manner: manner(number / 2),
+            operands: operands.map(|operand| operand.linear).collect(),
         };
         let Some(native) = self.run_native(&run, &sequence.reproduce(seed)) else {
             return;
@@ -165,7 +194,8 @@ impl Bench {
             fault: true,
             ..Open::default()
         };
-        self.run_translated(&run, native, &open, || names(&sequence));
+        let privileged = run.completes(&native).then_some(number / 2);
+        self.run_translated(&run, native, &open, privileged, || names(&sequence));
     }
 }
 
@@ -189,6 +219,7 @@ impl Tally {
             "{} cases; exceptions by vector: {:?}",
             self.cases, self.vectors
         );
+        eprintln!("  runs by world: {:?}", self.worlds);
         for (rule, count) in &self.unpredictable {
             eprintln!("  {count:6} cases not compared: {}", rule.reason());
         }

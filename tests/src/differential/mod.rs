@@ -5,6 +5,7 @@
 //! [`compare`](fn@compare) says what differs and may not.
 
 mod compare;
+mod guest;
 mod report;
 mod settings;
 mod translated;
@@ -12,6 +13,7 @@ mod undefined;
 mod unpredictable;
 
 pub use compare::{Difference, compare};
+pub use guest::World;
 pub use report::{Failure, describe, describe_sequence};
 pub use settings::Settings;
 pub use translated::{Manner, TranslatedError, TranslatedRunner};

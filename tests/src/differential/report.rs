@@ -1,6 +1,7 @@
 //! The text of a failure: everything that is needed to find the bug.
 
 use super::compare::Difference;
+use super::guest::World;
 use crate::generate::{Case, Sequence};
 use crate::native::{MachineState, Outcome};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
@@ -13,6 +14,8 @@ pub struct Failure {
     pub name: String,
     /// What was run, as text.
     pub description: String,
+    /// Where it was run.
+    pub world: World,
     /// Registers before.
     pub start: MachineState,
     /// What the processor did.
@@ -28,7 +31,8 @@ pub struct Failure {
 impl Failure {
     /// The kinds of what differs: a name for its likely cause.
     pub fn signature(&self) -> String {
-        let mut kinds: Vec<String> = self.differences.iter().map(Difference::kind).collect();
+        let mut kinds = vec![format!("{:?}", self.world)];
+        kinds.extend(self.differences.iter().map(Difference::kind));
         kinds.dedup();
         if let Err(reason) = &self.translated {
             kinds.push(reason.chars().take(40).collect());
@@ -43,6 +47,7 @@ const SHOWN: usize = 12;
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.description)?;
+        writeln!(f, "  world:     {:?}", self.world)?;
         for difference in self.differences.iter().take(SHOWN) {
             writeln!(f, "  differs:   {difference}")?;
         }

@@ -44,7 +44,7 @@ impl Settings {
             cases: number("RINGSHIFT_CASES", 16)? as u32,
             form: text("RINGSHIFT_FORM"),
             case: only("RINGSHIFT_CASE")?,
-            sequences: number("RINGSHIFT_SEQUENCES", 20_000)? as u32,
+            sequences: number("RINGSHIFT_SEQUENCES", 50_000)? as u32,
             sequence: only("RINGSHIFT_SEQUENCE")?,
             show: number("RINGSHIFT_SHOW", 10)? as usize,
             trace: text("RINGSHIFT_TRACE").is_some(),

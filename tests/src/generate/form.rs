@@ -1,8 +1,8 @@
 //! What there is to test: the forms of the instructions of a processor.
 
-use super::operand::Operand;
+use super::operand::{Bank, Operand};
 use crate::native::stage::Environment;
-use iced_x86::{Code, CpuidFeature, EncodingKind};
+use iced_x86::{Code, CpuidFeature, EncodingKind, MemorySize, Mnemonic};
 use std::fmt;
 
 /// A processor, as a set of iced's features.
@@ -182,6 +182,36 @@ pub struct Form {
     pub address: Option<Address>,
     /// Its prefix.
     pub prefix: Prefix,
+}
+
+impl Form {
+    /// True for instructions that work with selectors or with flags that only ring 0 can change: they do
+    /// something else at another privilege level or in real mode.
+    pub fn depends_on_mode(&self) -> bool {
+        let info = self.code.op_code();
+        let operands = info.op_kinds().iter().map(|kind| Operand::of(*kind));
+        let names_selector = operands.into_iter().any(|operand| match operand {
+            Operand::Register(Bank::Segment) => true,
+            Operand::Fixed(register) => register.is_segment_register(),
+            _ => false,
+        });
+        let pointer = matches!(
+            info.memory_size(),
+            MemorySize::SegPtr16 | MemorySize::SegPtr32
+        );
+        names_selector
+            || pointer
+            || matches!(
+                self.code.mnemonic(),
+                Mnemonic::Popf
+                    | Mnemonic::Popfd
+                    | Mnemonic::Lar
+                    | Mnemonic::Lsl
+                    | Mnemonic::Verr
+                    | Mnemonic::Verw
+                    | Mnemonic::Arpl
+            )
+    }
 }
 
 impl fmt::Display for Form {

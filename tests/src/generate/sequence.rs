@@ -87,13 +87,8 @@ fn is_loose(form: &Form) -> bool {
     let large = large
         || form.environment == Environment::Segmented16
             && matches!(size, MemorySize::Float80 | MemorySize::Bcd);
-    let names_selector = info.instruction_string().contains("Sreg")
-        || matches!(
-            info.instruction_string().split(' ').nth(1),
-            Some("ES" | "CS" | "SS" | "DS" | "FS" | "GS")
-        );
     large
-        || names_selector
+        || form.depends_on_mode()
         || matches!(
             form.code.mnemonic(),
             Mnemonic::Aaa
@@ -102,19 +97,12 @@ fn is_loose(form: &Form) -> bool {
                 | Mnemonic::Aas
                 | Mnemonic::Daa
                 | Mnemonic::Das
-                | Mnemonic::Lar
-                | Mnemonic::Lsl
-                | Mnemonic::Verr
-                | Mnemonic::Verw
-                | Mnemonic::Arpl
                 | Mnemonic::Enter
                 | Mnemonic::Leave
                 | Mnemonic::Popa
                 | Mnemonic::Popad
                 | Mnemonic::Pusha
                 | Mnemonic::Pushad
-                | Mnemonic::Popf
-                | Mnemonic::Popfd
                 | Mnemonic::Bound
         )
 }
