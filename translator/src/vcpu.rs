@@ -12,6 +12,8 @@ pub struct VcpuConfig {
     /// Stop with [`Exit::Untranslated`] at an instruction that is not translated, instead of
     /// raising #UD in the guest.
     pub strict: bool,
+    /// Count the guest instructions that are executed: see [`Stats::instructions`].
+    pub count_instructions: bool,
     /// Size of the translation cache in bytes: 1 MiB to 1 GiB, others are brought into this range.
     pub cache_bytes: usize,
     /// The processor to be.
@@ -22,6 +24,7 @@ impl Default for VcpuConfig {
     fn default() -> Self {
         VcpuConfig {
             strict: false,
+            count_instructions: false,
             cache_bytes: 64 << 20,
             model: CpuModel::default(),
         }
@@ -64,8 +67,14 @@ impl Vcpu {
     pub fn new(config: VcpuConfig) -> Result<Vcpu, VcpuError> {
         let bytes = config.cache_bytes;
         let state = CpuState::reset(config.model.signature());
-        let engine = Engine::new(state, bytes, config.strict, config.model)
-            .map_err(|source| VcpuError::Cache { bytes, source })?;
+        let engine = Engine::new(
+            state,
+            bytes,
+            config.strict,
+            config.count_instructions,
+            config.model,
+        )
+        .map_err(|source| VcpuError::Cache { bytes, source })?;
         Ok(Vcpu { engine })
     }
 

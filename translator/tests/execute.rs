@@ -218,3 +218,29 @@ fn the_fpu_environment_names_guest_addresses() {
     assert_eq!(machine.dword(0x3110), 0x0505_0008);
     assert_eq!(machine.dword(0x3114), 0x3008);
 }
+
+#[test]
+fn instructions_are_counted() {
+    common::COUNTED.set(true);
+    let mut machine = Machine::new(32, |a| {
+        let mut top = a.create_label();
+        let mut skip = a.create_label();
+        let mut leaf = a.create_label();
+        a.mov(ecx, 1000)?;
+        a.set_label(&mut top)?;
+        a.test(ecx, 1)?;
+        a.jne(skip)?;
+        a.call(leaf)?;
+        a.set_label(&mut skip)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()?;
+        a.set_label(&mut leaf)?;
+        a.ret()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(
+        machine.vcpu.stats().instructions,
+        Some(1 + 4 * 1000 + 2 * 500 + 1)
+    );
+}

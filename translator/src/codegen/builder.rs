@@ -48,6 +48,8 @@ pub(crate) struct Translation<'a> {
     /// Host address where the unit will live.
     pub(crate) origin: u64,
     pub(crate) stubs: &'a Stubs,
+    /// Count the instructions that are executed.
+    pub(crate) count: bool,
 }
 
 /// Code that goes on at `target` through the jump table; links to instructions that cross a page
@@ -365,6 +367,7 @@ impl Builder<'_> {
 
     /// Like [`Builder::callout`], for an instruction after which the unit is over.
     pub(super) fn callout_end(&mut self, kind: CalloutKind) -> After {
+        self.count(self.instructions.len());
         self.callout(kind);
         After::End
     }
@@ -376,6 +379,7 @@ impl Builder<'_> {
             return;
         }
         if self.in_this_page(target) && !self.after_sti {
+            self.count(self.instructions.len());
             let here = self.asm.address() + 5;
             let patch = self.asm.jmp(here);
             self.link_stub(patch, target);
@@ -402,6 +406,11 @@ impl Builder<'_> {
 
     /// Jumps to the EIP in R8 through the jump table; a kick replaces the table.
     pub(super) fn jump_through_table(&mut self) {
+        self.count(self.instructions.len());
+        self.jump_uncounted();
+    }
+
+    fn jump_uncounted(&mut self) {
         if self.t.mode.is_single() {
             let stub = self.t.stubs.stepped_to;
             self.asm.jmp(stub);
@@ -443,7 +452,19 @@ impl Builder<'_> {
         }
     }
 
+    /// Adds `executed` to the counter of instructions, where they are counted. Uses R9.
+    fn count(&mut self, executed: usize) {
+        if self.t.count {
+            let counter = layout::instructions();
+            self.asm.load64(host::R9, counter);
+            self.asm
+                .lea64(host::R9, Mem::base(host::R9, executed as i32));
+            self.asm.store(8, counter, host::R9);
+        }
+    }
+
     fn step_end(&mut self, target: Option<u32>) {
+        self.count(1);
         match target {
             Some(target) => {
                 self.asm.mov_imm32(host::R8, target);
@@ -464,12 +485,17 @@ impl Builder<'_> {
             patches.push((exit.patch, self.asm.offset()));
             if self.t.mode.is_single() {
                 self.step_end(Some(exit.target));
-            } else if self.in_this_page(exit.target) {
+                continue;
+            }
+            self.count(exit.instruction + 1);
+            if self.in_this_page(exit.target) {
                 let stub = self.t.stubs.link;
-                self.asm.call(stub);
+                let field = self.asm.call(stub);
+                // What counts must not be jumped over: then the call itself becomes the link.
+                let patch = if self.t.count { field } else { exit.patch };
                 let kind = SiteKind::Link {
                     target: exit.target,
-                    patch: exit.patch as u32,
+                    patch: patch as u32,
                 };
                 self.sites.push(Site {
                     host: self.asm.offset() as u32,
@@ -478,7 +504,7 @@ impl Builder<'_> {
                 });
             } else {
                 self.asm.mov_imm32(host::R8, exit.target);
-                self.jump_through_table();
+                self.jump_uncounted();
             }
         }
         self.asm.patch_rel32(&patches);

@@ -19,6 +19,11 @@ pub(crate) fn eflags_rest() -> Mem {
     Mem::context(offset_of!(Context, eflags_rest))
 }
 
+/// The counter of instructions.
+pub(crate) fn instructions() -> Mem {
+    Mem::context(offset_of!(Context, instructions))
+}
+
 pub(crate) fn poll() -> Mem {
     Mem::context(offset_of!(Context, poll))
 }

@@ -102,6 +102,8 @@ pub(crate) struct Context {
     pub(crate) regions: [u64; 256],
     /// Address of the last byte before pages that fault: base of limit checks.
     pub(crate) limit_check: u64,
+    /// Guest instructions executed, where they are counted.
+    pub(crate) instructions: u64,
     /// Fault address (CR2) of the host fault.
     pub(crate) fault_address: u64,
     /// Error code of the host fault.

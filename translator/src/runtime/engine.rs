@@ -48,6 +48,8 @@ pub(crate) struct Engine {
     pub(super) stats: Stats,
     pub(super) model: CpuModel,
     pub(super) strict: bool,
+    /// Count the guest instructions that are executed.
+    pub(super) count: bool,
     pub(super) kick: Arc<KickTarget>,
     /// The mode, view and code space that the context was last made ready for.
     pub(super) mode: Mode,
@@ -78,6 +80,7 @@ impl Engine {
         cpu: CpuState,
         cache_bytes: usize,
         strict: bool,
+        count: bool,
         model: CpuModel,
     ) -> io::Result<Engine> {
         let mode = Mode::of(&cpu);
@@ -106,6 +109,7 @@ impl Engine {
             fpu_ensure: 0,
             regions: [UNUSABLE_BASE; 256],
             limit_check: 0,
+            instructions: 0,
             fault_address: 0,
             fault_error: 0,
             fault_vector: 0,
@@ -130,6 +134,7 @@ impl Engine {
             stats: Stats::default(),
             model,
             strict,
+            count,
             kick,
             mode,
             view: None,
@@ -200,9 +205,11 @@ impl Engine {
         self.cache.context_mut().gs_base = u64::MAX;
         let context = self.cache.context_pointer();
         let (range, stub) = (self.cache.code_range(), self.cache.stubs.fault);
-        signal::with_active(context, range, stub, || {
+        let exit = signal::with_active(context, range, stub, || {
             self.run_units(mmu, platform, limits, single)
-        })
+        });
+        self.stats.instructions = self.count.then_some(self.cache.context().instructions);
+        exit
     }
 
     fn run_units(

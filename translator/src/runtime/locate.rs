@@ -269,6 +269,7 @@ impl Engine {
                 code_limit: key.code_limit,
                 origin,
                 stubs: &self.cache.stubs,
+                count: self.count,
             };
             let source = PageSource {
                 units: &self.units,

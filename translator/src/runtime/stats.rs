@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 pub struct Stats {
     /// Units translated.
     pub units: u64,
+    /// Guest instructions executed as translated code, if they are counted; what a fault cuts off in
+    /// the middle of a unit is missing.
+    pub instructions: Option<u64>,
     /// Guest instructions translated (each time they are).
     pub instructions_translated: u64,
     /// Bytes of guest code translated.

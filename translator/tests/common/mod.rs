@@ -7,6 +7,11 @@ use shadow_mmu::{Mmu, MmuConfig};
 use translator::state::{Segment, cr0, reg, seg};
 use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig};
 
+thread_local! {
+    /// Machines made by this thread count instructions.
+    pub(crate) static COUNTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// A machine without devices: ports and device memory are recorded.
 pub(crate) struct Ports {
     /// Port and value.
@@ -76,6 +81,7 @@ impl Machine {
         mmu.write_phys(u64::from(ORIGIN), &code).unwrap();
         let mut vcpu = Vcpu::new(VcpuConfig {
             strict: true,
+            count_instructions: bits == 32 && COUNTED.with(std::cell::Cell::get),
             ..VcpuConfig::default()
         })
         .unwrap();
