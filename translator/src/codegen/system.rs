@@ -116,7 +116,10 @@ impl Builder<'_> {
                 Mnemonic::Hlt | Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Wrmsr
             )
             || (kind == CalloutKind::Privileged && is_system_register(insn));
-        self.callout(kind);
-        Ok(Some(if ends { After::End } else { After::Continue }))
+        Ok(Some(if ends {
+            self.callout_end(kind)
+        } else {
+            self.callout(kind)
+        }))
     }
 }
