@@ -8,7 +8,7 @@ use decision::{Decider, EngineCosts, HostSupport, PolicyName};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
 use devices::bus::BusError;
 use devices::{Chipset, ChipsetConfig, ChipsetCounters};
-use shadow_mmu::{Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind};
+use shadow_mmu::{AuditError, Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind};
 use translator::state::reg;
 use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
 
@@ -34,6 +34,8 @@ pub struct MachineConfig {
     pub policy: Option<PolicyName>,
     /// Stop at the first instruction that is not translated.
     pub strict: bool,
+    /// Count the guest instructions that the translator executes.
+    pub count_instructions: bool,
     /// A reset by the guest ends the run.
     pub end_at_reset: bool,
     /// Where the serial output goes.
@@ -53,6 +55,7 @@ impl Default for MachineConfig {
             memory: MemorySize::DEFAULT,
             policy: Some(PolicyName::Translate),
             strict: false,
+            count_instructions: false,
             end_at_reset: false,
             serial: SerialTarget::Null,
             until: None,
@@ -128,6 +131,7 @@ impl Machine {
         })?;
         let vcpu = Vcpu::new(VcpuConfig {
             strict: config.strict,
+            count_instructions: config.count_instructions,
             ..VcpuConfig::default()
         })?;
         let signature = vcpu.state().gpr[reg::EDX];
@@ -219,6 +223,15 @@ impl Machine {
         self.direct.is_some()
     }
 
+    /// Walks guest tables, shadow tables and windows independently of the code that made them, and
+    /// compares.
+    ///
+    /// # Errors
+    /// They disagree: a bug of the shadow MMU.
+    pub fn audit(&self) -> Result<(), AuditError> {
+        self.mmu.audit()
+    }
+
     /// The counters of the run so far. `ending` tells how it ended.
     pub fn report(&self, ending: &str) -> Report {
         let history = self.decider.history();
@@ -248,6 +261,7 @@ impl Machine {
                 .map(|direct| direct.statistics())
                 .unwrap_or_default(),
             translator: self.vcpu.stats().clone(),
+            callouts_per_1000_instructions: self.vcpu.stats().callouts_per_1000_instructions(),
             mmu: mmu_counters(self.mmu.stats()),
             devices: device_counters(&self.board.chipset().counters()),
         }

@@ -77,6 +77,8 @@ pub struct Report {
     pub direct: DirectStatistics,
     /// The translator's own counters, callouts by kind among them.
     pub translator: translator::Stats,
+    /// Instructions carried out in Rust for every 1,000 guest instructions, if those are counted.
+    pub callouts_per_1000_instructions: Option<f64>,
     /// The shadow MMU's counters.
     pub mmu: Counters,
     /// Accesses to devices.
@@ -190,6 +192,15 @@ impl fmt::Display for Summary<'_> {
                 translator.invalidations
             ),
         )?;
+        if let (Some(executed), Some(rate)) = (
+            translator.instructions,
+            report.callouts_per_1000_instructions,
+        ) {
+            table.row(
+                "instructions",
+                format_args!("{executed} executed as translated code, {rate:.2} callouts per 1000"),
+            )?;
+        }
         let callouts = translator.callouts.iter();
         table.counters(
             "callouts",

@@ -57,6 +57,14 @@ pub struct Stats {
     pub callouts: Callouts,
 }
 
+impl Stats {
+    /// Instructions carried out in Rust for every 1,000 guest instructions, if those are counted.
+    pub fn callouts_per_1000_instructions(&self) -> Option<f64> {
+        let executed = self.instructions.filter(|&count| count > 0)?;
+        Some(self.callouts.total() as f64 * 1000.0 / executed as f64)
+    }
+}
+
 /// Times that translated code was left, by cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Exits {

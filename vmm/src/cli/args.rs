@@ -144,6 +144,15 @@ pub struct RunArgs {
     #[arg(long)]
     pub strict: bool,
 
+    /// Count the guest instructions executed as translated code; the statistics then have callouts
+    /// per 1,000 instructions
+    #[arg(long)]
+    pub count_instructions: bool,
+
+    /// Compare guest page tables, shadow tables and windows when the run ends
+    #[arg(long)]
+    pub audit: bool,
+
     /// End the run when the guest resets the machine
     #[arg(long)]
     pub no_reboot: bool,

@@ -32,6 +32,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
         memory: MemorySize::DEMO,
         policy: args.common.policy,
         strict: true,
+        count_instructions: true,
         end_at_reset: true,
         serial: SerialTarget::Stdio,
         watch: Watch {

@@ -108,6 +108,9 @@ enum CliError {
         #[source]
         source: io::Error,
     },
+    /// the shadow tables are wrong
+    #[error("the shadow tables disagree with the guest's")]
+    Audit(#[source] shadow_mmu::AuditError),
     /// the demo left no results
     #[error("the demo did not come to its end")]
     NoResults(#[source] DemoError),

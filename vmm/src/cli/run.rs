@@ -33,6 +33,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
         memory: args.memory,
         policy: args.common.policy,
         strict: args.strict,
+        count_instructions: args.count_instructions,
         end_at_reset: args.no_reboot,
         serial: args.serial.clone(),
         until: args.until.as_deref().and_then(Until::new),
@@ -57,6 +58,10 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     drop(terminal);
     stats.write(&machine.report(&describe(&result)))?;
     tracing::info!("{}", describe(&result));
+    if args.audit {
+        machine.audit().map_err(CliError::Audit)?;
+        complain("the shadow tables agree with the guest's");
+    }
     let status = Status::of(result?, args.until.is_some());
     if status == Status::NotMatched {
         complain("the guest ended before --until matched");
