@@ -69,9 +69,7 @@ impl Board {
     /// Does what is due: timers, input, events from outside. Writes the output that was kept back,
     /// so that a prompt without a line end is seen.
     pub fn catch_up(&mut self) {
-        while let Some(event) = self.helper.poll() {
-            self.take(event);
-        }
+        self.take_events();
         self.feed();
         let now = self.clock.now();
         self.chipset.advance(now);
@@ -95,6 +93,8 @@ impl Board {
 
     /// What the machine wants from the run loop; each request is told once.
     pub fn take_requests(&mut self) -> Requests {
+        // The kick that ended the run came with an event, and will not come again.
+        self.take_events();
         self.collect_events();
         let mut output = self.output.lock();
         Requests {
@@ -134,6 +134,12 @@ impl Board {
                 ChipsetEvent::Reset(_) => self.reset = true,
                 ChipsetEvent::A20(open) => self.a20 = Some(open),
             }
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.helper.poll() {
+            self.take(event);
         }
     }
 

@@ -107,7 +107,12 @@ impl Machine {
                     continue;
                 }
                 Action::Replay => self.account.replay = true,
-                Action::Sleep => self.sleep(),
+                Action::Sleep => {
+                    self.sleep();
+                    // What ended the sleep may be the end of the run.
+                    exit = Exit::Kicked;
+                    continue;
+                }
                 Action::Reset => self.reset().map_err(RunError::Reload)?,
                 Action::End(ending) => return Ok(Some(ending)),
             }

@@ -1,0 +1,166 @@
+//! Whole machines with guests of a few instructions, everything translated.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ringshift::exits::{Ending, RunError};
+use ringshift::guest::Guest;
+use ringshift::helper::{Input, StopReason, Watch};
+use ringshift::machine::{Machine, MachineConfig};
+use ringshift::memory_size::MemorySize;
+use ringshift::serial::{SerialTarget, Until};
+
+/// `mov dx, 604h; mov ax, 2000h; out dx, ax`: soft off, sleep type 0.
+const POWER_OFF: [u8; 7] = [0xBA, 0x04, 0x06, 0xB8, 0x00, 0x20, 0xEF];
+/// `mov al, 0FEh; out 64h, al`: the keyboard controller pulls the reset line.
+const RESET: [u8; 4] = [0xB0, 0xFE, 0xE6, 0x64];
+/// `jmp $`.
+const FOREVER: [u8; 2] = [0xEB, 0xFE];
+
+fn guest(parts: &[&[u8]]) -> Guest {
+    Guest::RealMode {
+        bytes: parts.concat(),
+        address: 0x1_0000,
+        cs: 0x1000,
+        ip: 0,
+    }
+}
+
+/// `mov dx, 3F8h`, and `mov al, c; out dx, al` for each byte.
+fn print(text: &str) -> Vec<u8> {
+    let mut code = vec![0xBA, 0xF8, 0x03];
+    for byte in text.bytes() {
+        code.extend([0xB0, byte, 0xEE]);
+    }
+    code
+}
+
+fn config() -> MachineConfig {
+    MachineConfig {
+        memory: MemorySize::MIN,
+        watch: Watch {
+            timeout: Some(Duration::from_secs(20)),
+            ..Watch::default()
+        },
+        ..MachineConfig::default()
+    }
+}
+
+fn run(config: MachineConfig, guest: Guest) -> (Result<Ending, RunError>, Machine) {
+    let mut machine = Machine::new(config, guest).expect("a machine");
+    let result = machine.run();
+    (result, machine)
+}
+
+/// A place for the serial output of a test.
+fn output(name: &str) -> (PathBuf, SerialTarget) {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    (path.clone(), SerialTarget::File(path))
+}
+
+#[test]
+fn a_guest_prints_and_switches_itself_off() {
+    let (path, serial) = output("prints");
+    let config = MachineConfig { serial, ..config() };
+    let (result, machine) = run(config, guest(&[&print("hello"), &POWER_OFF, &FOREVER]));
+    assert_eq!(result.expect("power-off"), Ending::PowerOff);
+    assert_eq!(fs::read(path).expect("the output"), b"hello");
+    let report = machine.report("test");
+    assert_eq!(report.devices["port_writes"], 6);
+    assert!(report.time.translator_ns > 0);
+    assert_eq!((report.runs.direct, report.direct_available), (0, false));
+}
+
+#[test]
+fn the_text_that_is_waited_for_ends_the_run() {
+    let config = MachineConfig {
+        until: Until::new("ready"),
+        ..config()
+    };
+    let (result, _) = run(config, guest(&[&print("not read, ready"), &FOREVER]));
+    assert_eq!(result.expect("a match"), Ending::Matched);
+}
+
+#[test]
+fn a_halt_that_nothing_can_end_is_an_error() {
+    let (result, _) = run(config(), guest(&[&[0xFA, 0xF4]]));
+    let error = result.expect_err("cli; hlt");
+    assert!(matches!(error, RunError::HaltedForever { .. }), "{error}");
+    assert!(error.to_string().contains("1000:00000002"), "{error}");
+}
+
+#[test]
+fn a_triple_fault_is_an_error() {
+    // `lidt [800h]` loads a limit of zero, so that `int3` finds no vector, and neither does what
+    // follows.
+    let (result, _) = run(config(), guest(&[&[0x0F, 0x01, 0x1E, 0x00, 0x08, 0xCC]]));
+    let error = result.expect_err("no interrupt table");
+    assert!(matches!(error, RunError::TripleFault { .. }), "{error}");
+}
+
+#[test]
+fn a_guest_that_loops_with_interrupts_off_can_be_stopped() {
+    for code in [&FOREVER[..], &[0xFA, 0xEB, 0xFE], &[0xFB, 0xF4, 0xEB, 0xFC]] {
+        let watch = Watch {
+            timeout: Some(Duration::from_millis(50)),
+            ..Watch::default()
+        };
+        let start = Instant::now();
+        let (result, _) = run(MachineConfig { watch, ..config() }, guest(&[code]));
+        let ending = result.expect("a time limit");
+        assert_eq!(ending, Ending::Stopped(StopReason::Timeout));
+        assert!(start.elapsed() < Duration::from_secs(2), "{code:x?}");
+    }
+}
+
+#[test]
+fn a_reset_starts_the_guest_again_or_ends_the_run() {
+    // Counts its starts at 500h, which a reset leaves alone, and switches off at the third:
+    // `inc byte [500h]; cmp byte [500h], 3; je +6; <reset>; jmp $`.
+    let code: [&[u8]; 5] = [
+        &[0xFE, 0x06, 0x00, 0x05, 0x80, 0x3E, 0x00, 0x05, 0x03],
+        &[0x74, 0x06],
+        &RESET,
+        &FOREVER,
+        &POWER_OFF,
+    ];
+    let (result, machine) = run(config(), guest(&code));
+    assert_eq!(result.expect("power-off"), Ending::PowerOff);
+    assert_eq!(machine.report("test").resets, 2);
+
+    let once = MachineConfig {
+        end_at_reset: true,
+        ..config()
+    };
+    let (result, machine) = run(once, guest(&code));
+    assert_eq!(result.expect("a reset"), Ending::Reset);
+    assert_eq!(machine.report("test").resets, 0);
+}
+
+#[test]
+fn typed_input_reaches_the_guest_however_long_it_is() {
+    // Sends back what it receives, until a `q`:
+    // `again: mov dx, 3FDh; in al, dx; test al, 1; jz again; mov dx, 3F8h; in al, dx; out dx, al;
+    // cmp al, 'q'; jne again`.
+    let echo = [
+        0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xF8, 0xBA, 0xF8, 0x03, 0xEC, 0xEE, 0x3C, b'q',
+        0x75, 0xEF,
+    ];
+    let mut text = "all work and no play\n".repeat(500).into_bytes();
+    text.push(b'q');
+    let (path, serial) = output("echo");
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let typed = text.clone();
+    let typist = std::thread::spawn(move || writer.write_all(&typed));
+    let mut config = MachineConfig { serial, ..config() };
+    config.watch.input = Some(Input {
+        source: reader.into(),
+        escape: None,
+    });
+    let (result, _) = run(config, guest(&[&echo, &POWER_OFF, &FOREVER]));
+    typist.join().expect("no panic").expect("all was read");
+    assert_eq!(result.expect("power-off"), Ending::PowerOff);
+    assert_eq!(fs::read(path).expect("the output"), text);
+}
