@@ -20,7 +20,7 @@ fn guest(session: Session) -> Guest {
 
 fn ringshift(guest: &Guest) -> Command {
     let mut command = programs::ringshift_run(guest).unwrap_or_else(|error| panic!("{error}"));
-    command.args(["--strict", "--timeout", LIMIT_SECONDS]);
+    command.args(["--strict", "--audit", "--timeout", LIMIT_SECONDS]);
     command
 }
 
@@ -43,6 +43,11 @@ fn assert_ended(end: &Finished, code: i32, text: &str) {
 fn boots_passes_its_checks_and_powers_off() {
     let end = run(ringshift(&guest(Session::Scripted)));
     assert_ended(&end, 0, guests::PASSED);
+    assert!(
+        end.stderr.contains("the shadow tables agree"),
+        "no audit: {}",
+        end.stderr
+    );
     eprintln!("Debian 686, scripted: {:.1} s", end.elapsed.as_secs_f64());
 }
 

@@ -143,7 +143,7 @@ impl fmt::Display for Summary<'_> {
         let report = self.0;
         let decisions = &report.decisions;
         let mut table = Table(f);
-        let without = if report.direct_available {
+        let without = if report.direct_available || report.policy == "translate" {
             ""
         } else {
             " (no direct execution on this host)"
