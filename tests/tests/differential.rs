@@ -111,7 +111,12 @@ impl Bench {
         *self.tally.vectors.entry(native.trap.vector).or_default() += 1;
         let worlds = self.privileged.len();
         let other = privileged.and_then(|number| self.privileged.get_mut(number as usize % worlds));
-        let other = other.filter(|runner| run.operands.iter().all(|at| runner.world().has(*at)));
+        // The HLT behind the code is not what the processor finds there.
+        let data = |at: u32| stage::locate(at).is_none_or(|place| place < stage::data_len());
+        let other = other.filter(|runner| {
+            let mut operands = run.operands.iter();
+            operands.all(|at| runner.world().has(*at) && data(*at))
+        });
         for runner in std::iter::once(&mut self.translated).chain(other) {
             let code = (run.linear, run.bytes);
             let translated = runner.run(code, run.start, &run.image, run.manner);

@@ -58,6 +58,23 @@ fn place(rng: &mut Rng, descriptor: &Descriptor, word: bool, size: u32) -> u32 {
     }
 }
 
+/// Chooses the linear address and the offset of an operand in the segment of `register`. With 16-bit
+/// addresses a place in front of the segment becomes one near its end.
+fn choose_place(
+    rng: &mut Rng,
+    state: &MachineState,
+    register: Register,
+    word: bool,
+    size: u32,
+) -> (u32, u32) {
+    let Some(descriptor) = segment(state, register) else {
+        return (0, rng.next_u32());
+    };
+    let offset = place(rng, &descriptor, word, size).wrapping_sub(descriptor.base);
+    let offset = if word { offset & 0xFFFF } else { offset };
+    (descriptor.base.wrapping_add(offset), offset)
+}
+
 /// Puts `value` into the low 16 or all 32 bits of a general register.
 pub(super) fn set(state: &mut MachineState, register: usize, value: u32, word: bool) {
     let old = state.gpr[register];
@@ -105,14 +122,7 @@ pub(super) fn explicit(
     };
     let word = address.bits() == 16;
     let register = choose_segment(rng, instruction, default);
-    let (linear, offset) = match segment(state, register) {
-        Some(descriptor) => {
-            let linear = place(rng, &descriptor, word, size);
-            (linear, linear.wrapping_sub(descriptor.base))
-        }
-        None => (0, rng.next_u32()),
-    };
-    let offset = if word { offset & 0xFFFF } else { offset };
+    let (linear, offset) = choose_place(rng, state, register, word, size);
 
     let index = gpr(shape.index).map_or(0, |i| state.gpr[i].wrapping_mul(shape.scale));
     let rest = offset.wrapping_sub(index);
@@ -243,16 +253,7 @@ pub(super) fn implied(
     } else {
         choose_segment(rng, instruction, Register::DS)
     };
-    let (linear, mut offset) = match segment(state, counted) {
-        Some(descriptor) => {
-            let linear = place(rng, &descriptor, word, size);
-            (linear, linear.wrapping_sub(descriptor.base))
-        }
-        None => (0, rng.next_u32()),
-    };
-    if word {
-        offset &= 0xFFFF;
-    }
+    let (linear, offset) = choose_place(rng, state, counted, word, size);
     let mut value = offset;
     if which == Implied::Table {
         instruction.set_memory_base(if word { Register::BX } else { Register::EBX });
