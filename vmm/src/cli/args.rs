@@ -85,6 +85,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
+    /// Amount of work of the guest's tasks, 1 being the usual one; for machines that are emulated
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, hide = true)]
+    pub scale: f64,
+
     #[allow(missing_docs)]
     #[command(flatten)]
     pub common: CommonArgs,

@@ -18,7 +18,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
     let stats = StatsFile::create(args.common.stats.as_deref())?;
     let params = DemoParams {
         seed: args.seed,
-        ..DemoParams::default()
+        scale: args.scale,
     };
     let image = demo::image(&params);
     let (cs, ip) = image.entry;
