@@ -21,3 +21,8 @@ pub mod memory_size;
 pub mod report;
 mod run_loop;
 pub mod serial;
+
+/// Compiles the example in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
