@@ -244,3 +244,27 @@ fn instructions_are_counted() {
         Some(1 + 4 * 1000 + 2 * 500 + 1)
     );
 }
+
+#[test]
+fn an_access_that_met_a_device_once_gets_its_own_form_back() {
+    let mut machine = Machine::new(32, |a| {
+        let mut top = a.create_label();
+        let mut store = a.create_label();
+        a.mov(ebx, 0xA_0000)?;
+        a.mov(ecx, 100_000)?;
+        a.set_label(&mut top)?;
+        a.cmp(ecx, 99_990)?;
+        a.jne(store)?;
+        a.mov(ebx, 0x3000)?;
+        a.set_label(&mut store)?;
+        a.mov(dword_ptr(ebx), ecx)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.ports.memory.len(), 10);
+    assert_eq!(machine.dword(0x3000), 1);
+    let accesses = machine.vcpu.stats().prepared_accesses;
+    assert!((5..5000).contains(&accesses), "{accesses} accesses by Rust");
+}

@@ -303,6 +303,10 @@ impl Builder<'_> {
         } else {
             16
         };
+        if insn.mnemonic() == Mnemonic::Maskmovq {
+            // WAIT: a pending x87 exception is raised while RDI is still the guest's.
+            self.asm.byte(0x9B);
+        }
         self.emit_offset(host::R8, &address);
         let operand = self.prepare(address.segment, size, Use::ReadWrite, false);
         // The host's form takes RDI; the guest's is kept in R11.

@@ -8,7 +8,7 @@
 use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::Platform;
-use crate::codegen::{Access as SiteAccess, SiteKind};
+use crate::codegen::{Access as SiteAccess, AccessHint, SiteKind};
 use crate::system::Exception;
 use iced_x86::{Instruction, Mnemonic, Register};
 use shadow_mmu::{Access, AccessPlan, Mmu};
@@ -54,7 +54,17 @@ fn has_short_address(insn: &Instruction) -> bool {
 pub(super) struct Bounce {
     buffer: Box<Buffer>,
     pending: Option<Pending>,
+    /// Accesses that could have been made without Rust.
+    direct: u64,
+    /// How many of these in a row each site has made, by a hash of its address.
+    streaks: Box<[u16; STREAKS]>,
 }
+
+/// Sites whose streaks are told apart.
+const STREAKS: usize = 256;
+/// Accesses in a row that found ordinary memory, after which an instruction that was translated as
+/// a call to Rust gets its own form back. A call costs some 50 ns, to learn it again some 20 us.
+const DIRECT_BEFORE_FORGETTING: u16 = 1000;
 
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -71,6 +81,8 @@ impl Default for Bounce {
         Bounce {
             buffer: Box::new(Buffer([0; MAX_OPERAND])),
             pending: None,
+            direct: 0,
+            streaks: Box::new([0; STREAKS]),
         }
     }
 }
@@ -83,13 +95,16 @@ impl Engine {
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Step {
-        let Some((_, SiteKind::Prepare(access), insn)) = self.site(site) else {
+        let Some((unit, SiteKind::Prepare(access), insn)) = self.site(site) else {
             return internal("an access from nowhere");
         };
         self.stats.prepared_accesses += 1;
+        let direct_before = self.bounce.direct;
         match self.host_address(access, &insn, mmu, platform) {
             Ok(address) => {
                 self.cache.context_mut().scratch[0] = address;
+                let direct = self.bounce.direct != direct_before;
+                self.watch_callout(unit, &insn, site, direct);
                 Step::Resume(site)
             }
             Err(exception) => {
@@ -97,6 +112,28 @@ impl Engine {
                 self.single_steps += 1;
                 self.raise(mmu, platform, exception)
             }
+        }
+    }
+
+    /// Takes the `Callout` hint back from an instruction that does not meet trapped pages any more.
+    fn watch_callout(&mut self, unit: u32, insn: &Instruction, site: u64, direct: bool) {
+        if self.mode.is_slow() {
+            return;
+        }
+        let Some(streak) = self.bounce.streaks.get_mut((site >> 2) as usize % STREAKS) else {
+            return;
+        };
+        *streak = if direct { *streak + 1 } else { 0 };
+        if *streak < DIRECT_BEFORE_FORGETTING {
+            return;
+        }
+        *streak = 0;
+        let Some(gpa) = self.units.get(unit).map(|unit| unit.gpa_of(insn)) else {
+            return;
+        };
+        if self.units.hint(gpa) == AccessHint::Callout {
+            self.units.forget_hint(gpa);
+            self.discard_copies(gpa);
         }
     }
 
@@ -136,6 +173,7 @@ impl Engine {
         self.bounce.pending = None;
         let image = insn.mnemonic() == Mnemonic::Fxsave;
         if !image && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
+            self.bounce.direct = self.bounce.direct.wrapping_add(1);
             return Ok(address as u64);
         }
         // The buffer leaves the engine while the system borrows it.

@@ -2,6 +2,7 @@
 
 use crate::codegen::mode::Mode;
 use crate::codegen::{AccessHint, InstructionMap, Site};
+use iced_x86::Instruction;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -67,6 +68,13 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// Guest-physical address of an instruction of the unit's page.
+    pub(crate) fn gpa_of(&self, insn: &Instruction) -> u32 {
+        self.key
+            .gpa
+            .wrapping_add(insn.ip32().wrapping_sub(self.key.eip))
+    }
+
     /// The guest instruction whose host code contains `address`.
     pub(crate) fn instruction_at(&self, address: u64) -> Option<&InstructionMap> {
         let offset = address.checked_sub(self.host)? as u32;
@@ -148,6 +156,14 @@ impl Units {
             .and_then(|page| page.hints.get(&(gpa & 0xFFF)))
             .copied()
             .unwrap_or_default()
+    }
+
+    /// Takes a hint back, and forgets what led to it.
+    pub(crate) fn forget_hint(&mut self, gpa: u32) {
+        if let Some(page) = self.pages.get_mut(&(gpa >> 12)) {
+            page.hints.remove(&(gpa & 0xFFF));
+            page.trapped.remove(&(gpa & 0xFFF));
+        }
     }
 
     /// Sets a hint; true if it is new.
