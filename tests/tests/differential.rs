@@ -60,14 +60,13 @@ impl Bench {
     fn new(settings: Settings) -> Self {
         let mut template = vec![0; stage::data_len()];
         Rng::new(settings.seed).fill(&mut template);
+        let native = NativeRunner::new().expect("the host runs 32-bit code");
+        let guest = |world| TranslatedRunner::new(world, native.lowest()).expect("a guest");
         Bench {
             settings,
-            native: NativeRunner::new().expect("the host runs 32-bit code"),
-            translated: TranslatedRunner::new(World::Ring3).expect("a guest"),
-            privileged: World::PRIVILEGED
-                .iter()
-                .map(|world| TranslatedRunner::new(*world).expect("a guest"))
-                .collect(),
+            translated: guest(World::Ring3),
+            privileged: World::PRIVILEGED.map(guest).into(),
+            native,
             template,
             tally: Tally::default(),
         }
@@ -115,7 +114,7 @@ impl Bench {
         let data = |at: u32| stage::locate(at).is_none_or(|place| place < stage::data_len());
         let other = other.filter(|runner| {
             let mut operands = run.operands.iter();
-            operands.all(|at| runner.world().has(*at) && data(*at))
+            operands.all(|at| runner.has(*at) && data(*at))
         });
         for runner in std::iter::once(&mut self.translated).chain(other) {
             let code = (run.linear, run.bytes);

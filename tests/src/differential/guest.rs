@@ -43,8 +43,8 @@ impl World {
         }
     }
 
-    /// True where the guest has the page at a linear address.
-    pub fn has(self, linear: u32) -> bool {
+    /// True where the guest has the page at a linear address, and a case can meet nothing else there.
+    pub(super) fn has(self, linear: u32) -> bool {
         self != World::Unpaged || u64::from(linear) + 0x1_0000 < self.ram_bytes()
     }
 }
@@ -147,7 +147,7 @@ fn segment(selector: u16) -> Segment {
 }
 
 /// Everything that guest memory holds at the start: address and bytes.
-pub(super) fn guest_memory(world: World) -> Vec<(u32, Vec<u8>)> {
+pub(super) fn guest_memory(world: World, lowest: u32) -> Vec<(u32, Vec<u8>)> {
     let raw = |entries: Vec<u64>| entries.iter().flat_map(|e| e.to_le_bytes()).collect();
     let mut gdt = vec![0; usize::from(GDT_ENTRIES)];
     for (entry, descriptor) in gdt.iter_mut().zip(&GDT) {
@@ -184,7 +184,7 @@ pub(super) fn guest_memory(world: World) -> Vec<(u32, Vec<u8>)> {
         // The stage lies where the monitor's pages would.
         memory.retain(|(address, _)| *address >= layout::STAGE || *address == stage::CODE_OFFSET);
     } else {
-        memory.extend(page_tables(world));
+        memory.extend(page_tables(world, lowest));
     }
     memory
 }
@@ -195,14 +195,15 @@ fn system_descriptor(base: u32, limit: u32, rights: u64) -> u64 {
 }
 
 /// The page directory and its tables: the stage for ring 3, the monitor for ring 0.
-fn page_tables(world: World) -> Vec<(u32, Vec<u8>)> {
+fn page_tables(world: World, lowest: u32) -> Vec<(u32, Vec<u8>)> {
     const PRESENT: u32 = 1;
     const WRITE: u32 = 2;
     const USER: u32 = 4;
     let mut pages: Vec<(u32, u32)> = (0..MONITOR_PAGES)
         .map(|page| (MONITOR + page * PAGE, (page * PAGE) | PRESENT | WRITE))
         .collect();
-    for (index, region) in REGIONS.iter().enumerate() {
+    let there = REGIONS.iter().enumerate();
+    for (index, region) in there.filter(|(_, region)| region.base >= lowest) {
         let physical = layout::STAGE + stage::image_offset(index) as u32;
         let mut rights = match region.access {
             Access::ReadWrite => PRESENT | WRITE | USER,
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_guest_fits_below_its_stage() {
-        for (address, bytes) in guest_memory(World::Ring3) {
+        for (address, bytes) in guest_memory(World::Ring3, 0) {
             let end = address + bytes.len() as u32;
             assert!(end <= layout::STAGE || address >= layout::STAGE);
             assert!(end <= 1 << 20);

@@ -113,6 +113,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct TranslatedRunner {
     world: World,
+    lowest: u32,
     vcpu: Vcpu,
     mmu: Mmu,
     platform: Bare,
@@ -122,11 +123,12 @@ pub struct TranslatedRunner {
 }
 
 impl TranslatedRunner {
-    /// Builds a guest of one world. The stage's data is all zero, its code INT3.
+    /// Builds a guest of one world. The stage's data is all zero, its code INT3; it has no region below
+    /// `lowest`, see [`NativeRunner::lowest`](crate::native::NativeRunner::lowest).
     ///
     /// # Errors
     /// [`TranslatedError::SetUp`].
-    pub fn new(world: World) -> Result<Self, TranslatedError> {
+    pub fn new(world: World, lowest: u32) -> Result<Self, TranslatedError> {
         let set_up = |error: &dyn std::fmt::Display| TranslatedError::SetUp(error.to_string());
         let config = MmuConfig {
             ram_bytes: world.ram_bytes(),
@@ -139,7 +141,7 @@ impl TranslatedRunner {
             ..VcpuConfig::default()
         })
         .map_err(|e| set_up(&e))?;
-        for (address, bytes) in guest_memory(world) {
+        for (address, bytes) in guest_memory(world, lowest) {
             mmu.write_phys(u64::from(address), &bytes)
                 .map_err(|e| set_up(&e))?;
         }
@@ -147,6 +149,7 @@ impl TranslatedRunner {
         vcpu.sync_paging(&mut mmu);
         Ok(TranslatedRunner {
             world,
+            lowest,
             _watchdog: Watchdog::start(vcpu.kicker()),
             vcpu,
             mmu,
@@ -158,6 +161,12 @@ impl TranslatedRunner {
     /// The world of its guest.
     pub fn world(&self) -> World {
         self.world
+    }
+
+    /// True where the guest has what the host has at a linear address: cases without paging must not go
+    /// where it has not.
+    pub fn has(&self, linear: u32) -> bool {
+        self.world.has(linear) && (self.world != World::Unpaged || linear >= self.lowest)
     }
 
     /// The data regions as the last case left them.

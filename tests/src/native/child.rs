@@ -33,11 +33,16 @@ pub(super) struct Control {
     pub(super) phase: AtomicU32,
     /// The step of the set-up that failed, and `errno`.
     pub(super) error: [i32; 2],
+    /// Address below which the host allows no mapping, as far as the stage's regions tell.
+    pub(super) lowest: AtomicU32,
     /// Registers to start from.
     pub(super) start: MachineState,
     /// Registers at the end.
     pub(super) outcome: Outcome,
 }
+
+/// The usual `vm.mmap_min_addr`: only root may map pages below it.
+const LOW_MEMORY: u32 = 0x1_0000;
 
 /// Steps of the set-up, for messages.
 pub(super) const STEPS: [&str; 6] = [
@@ -114,10 +119,15 @@ unsafe fn set_up(control: *mut Control, stage_fd: i32, stage_offset: i64) -> i32
                 stage_fd,
                 offset,
             );
-            if got != wanted {
+            offset += i64::from(region.len());
+            if got == wanted {
+                continue;
+            }
+            let denied = *libc::__errno_location() == libc::EPERM;
+            if !denied || region.base >= LOW_MEMORY {
                 return 1;
             }
-            offset += i64::from(region.len());
+            (*control).lowest.store(LOW_MEMORY, Ordering::Release);
         }
         for (entry_number, entry) in (0u32..).zip(&stage::LDT) {
             let (contents, read_exec_only) = match entry.kind {

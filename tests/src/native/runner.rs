@@ -57,8 +57,7 @@ impl NativeRunner {
     /// which hold INT3.
     ///
     /// # Errors
-    /// [`NativeError::Host`] where the host does not allow what is needed: mappings below 64 KiB
-    /// (`vm.mmap_min_addr`, or root), `modify_ldt`.
+    /// [`NativeError::Host`] where the host does not allow what is needed, such as `modify_ldt`.
     pub fn new() -> Result<Self, NativeError> {
         let file =
             memfd_create("native-stage", MFdFlags::MFD_CLOEXEC).map_err(host("memfd_create"))?;
@@ -92,6 +91,13 @@ impl NativeRunner {
         }
         runner.start()?;
         Ok(runner)
+    }
+
+    /// Address below which the host let no region be mapped: 0, or 64 KiB where `vm.mmap_min_addr` is so
+    /// and we are not root. The guest to compare with must lack them as well.
+    pub fn lowest(&self) -> u32 {
+        // SAFETY: the block lives as long as `self`, and the field is atomic.
+        unsafe { (*self.control()).lowest.load(Ordering::Acquire) }
     }
 
     /// The bytes of all regions, one after another as [`stage::image_offset`] places them.
