@@ -8,6 +8,7 @@ pub mod guests;
 pub mod hwvirt;
 pub mod initrd;
 pub mod modules;
+pub mod moo;
 pub mod native;
 pub mod packages;
 pub mod paths;

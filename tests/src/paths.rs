@@ -1,5 +1,6 @@
 //! Where things are: the workspace, its build directory, files beside it.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Root of the workspace.
@@ -50,7 +51,9 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     if file.exists() {
         return Some(file);
     }
-    eprintln!(
+    // Not through `eprintln`, whose output is lost when the test passes.
+    let _ = writeln!(
+        std::io::stderr(),
         "SKIPPED: {} is not there (RINGSHIFT_SHARED names the directory)",
         file.display()
     );

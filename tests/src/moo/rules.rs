@@ -1,0 +1,267 @@
+//! Where a later processor rightly differs from an 80286 in real mode: rules, each with its reason.
+//!
+//! A rule looks at the instruction, the state before it and what the 80286 did; never at what the
+//! translator makes of it. "286" is the iAPX 286 Programmer's Reference Manual, "SDM" the Intel
+//! Software Developer's Manual.
+
+use super::{Case, Register};
+use iced_x86::{Decoder, DecoderOptions, Instruction, MemorySize, Mnemonic, OpKind};
+
+/// A case and its instruction, taken apart.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The case.
+    pub case: &'a Case,
+    /// The instruction, decoded as 16-bit code.
+    pub instruction: Instruction,
+    /// A LOCK prefix.
+    pub lock: bool,
+    /// The last segment override: its prefix byte.
+    pub segment: Option<u8>,
+    /// The opcode.
+    pub opcode: u8,
+    /// The byte behind the opcode: ModR/M where there is one.
+    pub modrm: u8,
+    /// Bytes without the HLT.
+    pub length: usize,
+}
+
+/// A shift or rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// The count, masked to 5 bits.
+    pub count: u32,
+    /// Size of the operand.
+    pub bits: u32,
+    /// ROL, ROR, RCL or RCR.
+    pub rotates: bool,
+}
+
+const LOCK: u8 = 0xF0;
+const LEAVE: u8 = 0xC9;
+const GENERAL_PROTECTION: u8 = 13;
+
+impl<'a> Subject<'a> {
+    /// Takes the instruction of `case` apart.
+    #[must_use]
+    pub fn new(case: &'a Case) -> Subject<'a> {
+        let mut decoder = Decoder::new(16, &case.bytes, DecoderOptions::NONE);
+        let mut subject = Subject {
+            case,
+            instruction: decoder.decode(),
+            lock: false,
+            segment: None,
+            opcode: 0x90,
+            modrm: 0,
+            length: case.bytes.len().saturating_sub(1),
+        };
+        let mut bytes = case.bytes.iter().copied();
+        for byte in bytes.by_ref() {
+            match byte {
+                LOCK => subject.lock = true,
+                0x26 | 0x2E | 0x36 | 0x3E => subject.segment = Some(byte),
+                0xF2 | 0xF3 => {}
+                opcode => {
+                    subject.opcode = opcode;
+                    break;
+                }
+            }
+        }
+        subject.modrm = bytes.next().unwrap_or_default();
+        subject
+    }
+
+    /// The reg field of the ModR/M byte.
+    #[must_use]
+    pub fn reg(&self) -> u8 {
+        self.modrm >> 3 & 7
+    }
+
+    /// What shift or rotation it is.
+    #[must_use]
+    pub fn shift(&self) -> Option<Shift> {
+        let count = match self.opcode {
+            0xC0 | 0xC1 => self.instruction.immediate8(),
+            0xD0 | 0xD1 => 1,
+            0xD2 | 0xD3 => self.initial(Register::Cx) as u8,
+            _ => return None,
+        };
+        Some(Shift {
+            count: u32::from(count) & 31,
+            bits: if self.opcode & 1 == 0 { 8 } else { 16 },
+            rotates: self.reg() < 4,
+        })
+    }
+
+    fn initial(&self, register: Register) -> u16 {
+        self.case.initial.get(register).unwrap_or_default()
+    }
+
+    /// SDM vol. 2A, LOCK: the instructions that it is allowed with, their destination in memory.
+    fn may_be_locked(&self) -> bool {
+        use Mnemonic as M;
+        self.instruction.op0_kind() == OpKind::Memory
+            && matches!(
+                self.instruction.mnemonic(),
+                M::Add
+                    | M::Adc
+                    | M::And
+                    | M::Dec
+                    | M::Inc
+                    | M::Neg
+                    | M::Not
+                    | M::Or
+                    | M::Sbb
+                    | M::Sub
+                    | M::Xor
+                    | M::Xchg
+            )
+    }
+
+    /// The offset in its segment of the explicit memory operand.
+    fn offset(&self) -> Option<u16> {
+        let operand = (0..self.instruction.op_count())
+            .find(|&i| self.instruction.op_kind(i) == OpKind::Memory)?;
+        let value = |register, _, _| {
+            use iced_x86::Register as R;
+            Some(match register {
+                R::BX => u64::from(self.initial(Register::Bx)),
+                R::BP => u64::from(self.initial(Register::Bp)),
+                R::SI => u64::from(self.initial(Register::Si)),
+                R::DI => u64::from(self.initial(Register::Di)),
+                _ => 0, // the bases of segments
+            })
+        };
+        let offset = self.instruction.virtual_address(operand, 0, value)?;
+        Some(offset as u16)
+    }
+
+    /// An operand of the instruction is in SS.
+    fn uses_stack_segment(&self) -> bool {
+        let explicit = (0..self.instruction.op_count())
+            .any(|i| self.instruction.op_kind(i) == OpKind::Memory)
+            && self.instruction.memory_segment() == iced_x86::Register::SS;
+        explicit || self.instruction.is_stack_instruction() || self.opcode == LEAVE
+    }
+
+    fn raised(&self, vector: u8) -> bool {
+        self.case
+            .exception
+            .is_some_and(|exception| exception.vector == vector)
+    }
+}
+
+/// A reason not to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// A short name.
+    pub name: &'static str,
+    /// What the manuals say.
+    pub reason: &'static str,
+    /// True when it holds for a case.
+    pub applies: fn(&Subject<'_>) -> bool,
+}
+
+/// The rules; the first that holds counts.
+pub const RULES: &[Rule] = &[
+    Rule {
+        name: "LOCK",
+        reason: "286, LOCK: any instruction may have it; SDM vol. 2A, LOCK: #UD unless it is one of a list \
+                 of instructions that read and write memory",
+        applies: |s| s.lock && !s.may_be_locked(),
+    },
+    Rule {
+        name: "instruction length",
+        reason: "286: more than 10 bytes raise exception 13; SDM vol. 3A, 6.15: the limit is 15 bytes",
+        applies: |s| s.length > 10,
+    },
+    Rule {
+        name: "FS and GS",
+        reason: "286: MOV knows segment registers 0 to 3; SDM vol. 2B, MOV: 4 and 5 are FS and GS",
+        applies: |s| matches!(s.opcode, 0x8C | 0x8E) && matches!(s.reg(), 4 | 5),
+    },
+    Rule {
+        name: "stack limit",
+        reason: "286, real mode: a word at offset FFFFh raises exception 13 whatever the segment; SDM vol. 2, \
+                 real-address mode exceptions: #SS where it is in SS",
+        applies: |s| s.raised(GENERAL_PROTECTION) && s.uses_stack_segment(),
+    },
+    Rule {
+        name: "string fault",
+        reason: "286: a string instruction that raises exception 13 has advanced its registers; SDM vol. 3A, 6.6: \
+                 a fault leaves the state as it was before the instruction",
+        applies: |s| {
+            let advanced = |register| s.case.expected.get(register) != s.case.initial.get(register);
+            s.raised(GENERAL_PROTECTION)
+                && s.instruction.is_string_instruction()
+                && [Register::Si, Register::Di, Register::Cx]
+                    .into_iter()
+                    .any(advanced)
+        },
+    },
+    Rule {
+        name: "far pointer limit",
+        reason: "286: a far pointer is two words, and only a word at FFFFh raises exception 13, so that one at FFFEh \
+                 wraps around; SDM vol. 2, real-address mode exceptions: #GP if any part of the operand is outside \
+                 the limit",
+        applies: |s| {
+            s.instruction.memory_size() == MemorySize::SegPtr16 && s.offset() == Some(0xFFFE)
+        },
+    },
+];
+
+/// The rule that excludes a case.
+#[must_use]
+pub fn exclusion(subject: &Subject<'_>) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| (rule.applies)(subject))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moo::{Exception, State};
+
+    fn rule(
+        bytes: &[u8],
+        registers: &[(Register, u16)],
+        vector: Option<u8>,
+    ) -> Option<&'static str> {
+        let mut initial = State::default();
+        for &(register, value) in registers {
+            initial.set(register, value);
+        }
+        let case = Case {
+            index: 0,
+            name: String::new(),
+            bytes: bytes.to_vec(),
+            expected: initial.clone(),
+            initial,
+            exception: vector.map(|vector| Exception { vector }),
+        };
+        exclusion(&Subject::new(&case)).map(|rule| rule.name)
+    }
+
+    #[test]
+    fn lock_is_excluded_where_it_is_undefined_now() {
+        assert_eq!(rule(&[0xF0, 0xAD, 0xF4], &[], None), Some("LOCK"));
+        assert_eq!(rule(&[0xF0, 0x01, 0xC0, 0xF4], &[], None), Some("LOCK"));
+        assert_eq!(rule(&[0xF0, 0x03, 0x07, 0xF4], &[], None), Some("LOCK"));
+        assert_eq!(rule(&[0xF0, 0x01, 0x07, 0xF4], &[], None), None);
+    }
+
+    #[test]
+    fn limits_of_the_stack_segment() {
+        let word_in = |prefix| rule(&[prefix, 0x8B, 0x07, 0xF4], &[], Some(13));
+        assert_eq!(word_in(0x36), Some("stack limit"));
+        assert_eq!(word_in(0x26), None);
+        assert_eq!(rule(&[0x61, 0xF4], &[], Some(13)), Some("stack limit"));
+        assert_eq!(rule(&[0x61, 0xF4], &[], None), None);
+    }
+
+    #[test]
+    fn far_pointers_that_wrap_around() {
+        let at = |bx| rule(&[0xFF, 0x1F, 0xF4], &[(Register::Bx, bx)], None);
+        assert_eq!(at(0xFFFE), Some("far pointer limit"));
+        assert_eq!(at(0xFFFC), None);
+    }
+}
