@@ -111,7 +111,7 @@ fn a_guest_that_loops_with_interrupts_off_can_be_stopped() {
         let (result, _) = run(MachineConfig { watch, ..config() }, guest(&[code]));
         let ending = result.expect("a time limit");
         assert_eq!(ending, Ending::Stopped(StopReason::Timeout));
-        assert!(start.elapsed() < Duration::from_secs(2), "{code:x?}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{code:x?}");
     }
 }
 
