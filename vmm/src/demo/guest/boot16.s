@@ -163,7 +163,7 @@ label gdt_template
     .quad 0x00CF92000000FFFF        # KDATA
     .quad 0x00CFFA000000FFFF        # UCODE, DPL 3
     .quad 0x00CFF2000000FFFF        # UDATA
-    .quad 0x0040F2000000003F        # UTLS: 64 bytes, the base is written at each task switch
+    .quad 0x00CFF2000000FFFF        # UTLS: up to 4 GiB as in Linux; the base is written at each task switch
     .word 0x67, P_TSS & 0xFFFF      # TSS: 104 bytes, no I/O permission map
     .byte (TSS >> 16) & 0xFF, 0x89, 0, TSS >> 24
     .quad 0x00009A010000FFFF        # CODE16: base LOAD, 64 KiB
