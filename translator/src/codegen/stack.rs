@@ -158,8 +158,13 @@ impl Builder<'_> {
 
     fn pop_all(&mut self, size: u32) -> After {
         let step = size as i32;
-        // Both ends first: behind them nothing can fault, and no register has changed yet.
-        for offset in [7 * step, 0] {
+        // What can fault comes first, before a register has changed: both ends, and with a 16-bit
+        // stack any slot, because SP may wrap around in the middle of it.
+        let middle = if self.t.mode.stack32() { 1 } else { 7 };
+        for offset in (0..middle).chain([7]).map(|slot| slot * step) {
+            if offset == step * (7 - reg::ESP as i32) {
+                continue;
+            }
             let slot = self.slot(offset, size, Use::Read);
             self.asm.load(size, host::R11, slot.mem);
         }
