@@ -13,7 +13,7 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(400);
 
 /// What the demo computes; less than usual, as three emulators are stacked here.
-const DEMO: &[&str] = &["demo", "--seed", "20260417", "--scale", "0.05"];
+const DEMO: &[&str] = &["demo", "--seed", "20260417", "--scale", "0.1"];
 
 #[test]
 fn the_demo_runs_ring_3_directly_with_nested_paging() {
@@ -123,6 +123,16 @@ fn check_statistics(stats: &Value, table: &str) {
             "{translated} of {all} {what} at ring 3 were translated\n{stats:#}"
         );
     }
+
+    // The translator's own count of units agrees.
+    let entered = number("/translator/entries_user");
+    let replays = number("/translator/replays_user");
+    let others = entered.saturating_sub(replays);
+    assert!(replays > 0 && replays <= entered, "{stats:#}");
+    assert!(
+        others * 20 < entered + ring3("direct", "runs"),
+        "{others} units at ring 3 are neither direct nor replayed\n{stats:#}"
+    );
 
     // Real mode, the kernel, and the kernel with interrupts off are what must not run directly, and
     // every decision has its reasons counted.

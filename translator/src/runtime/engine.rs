@@ -243,6 +243,9 @@ impl Engine {
                     continue;
                 }
             };
+            if single && self.privilege() == Privilege::User {
+                self.stats.replays_user += 1;
+            }
             if let Some(exit) = self.execute(entry, mmu, platform) {
                 return exit;
             }
