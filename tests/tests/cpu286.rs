@@ -7,7 +7,7 @@ use ringshift_tests::moo::flags::compared_flags;
 use ringshift_tests::moo::machine::{Machine, Manner};
 use ringshift_tests::moo::metadata::Metadata;
 use ringshift_tests::moo::report::{Failure, Report, Tally};
-use ringshift_tests::moo::rules::{Subject, exclusion};
+use ringshift_tests::moo::rules::{Subject, adapted, exclusion};
 use ringshift_tests::moo::{Case, read_gz};
 use ringshift_tests::paths;
 use std::path::PathBuf;
@@ -29,13 +29,17 @@ fn run_form(machine: &mut Machine, cases: &[Case], defined: u16, everywhere: boo
         }
         let flags = compared_flags(&subject, defined);
         tally.fewer_flags += usize::from(flags != defined);
+        let (adaptations, case) = adapted(&subject);
+        for name in adaptations {
+            *tally.adapted.entry(name).or_default() += 1;
+        }
         let failure = Manner::ALL.into_iter().find_map(|manner| {
-            let differences = machine.run(case, manner, flags, everywhere);
+            let differences = machine.run(&case, manner, flags, everywhere);
             (!differences.is_empty()).then(|| Failure {
                 case: case.clone(),
                 manner,
                 differences,
-                listing: machine.listing(case),
+                listing: machine.listing(&case),
             })
         });
         match failure {

@@ -66,6 +66,21 @@ impl State {
         self.registers[register as usize] = Some(value);
     }
 
+    /// A byte of memory; zero where the recording has none.
+    #[must_use]
+    pub fn byte(&self, address: u32) -> u8 {
+        let known = self.memory.iter().find(|&&(known, _)| known == address);
+        known.map_or(0, |&(_, value)| value)
+    }
+
+    /// Sets a byte of memory.
+    pub fn set_byte(&mut self, address: u32, value: u8) {
+        match self.memory.iter_mut().find(|(known, _)| *known == address) {
+            Some(byte) => byte.1 = value,
+            None => self.memory.push((address, value)),
+        }
+    }
+
     /// This state with the changes of `after` made.
     #[must_use]
     pub fn overlaid_by(&self, after: &State) -> State {
@@ -73,14 +88,14 @@ impl State {
         for (register, new) in registers.iter_mut().zip(after.registers) {
             *register = new.or(*register);
         }
-        let mut memory = self.memory.clone();
+        let mut state = State {
+            registers,
+            memory: self.memory.clone(),
+        };
         for &(address, value) in &after.memory {
-            match memory.iter_mut().find(|(known, _)| *known == address) {
-                Some(byte) => byte.1 = value,
-                None => memory.push((address, value)),
-            }
+            state.set_byte(address, value);
         }
-        State { registers, memory }
+        state
     }
 }
 

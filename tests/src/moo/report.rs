@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::machine::{Difference, Manner};
-use super::rules::RULES;
+use super::rules::{ADAPTATIONS, RULES};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -17,8 +17,8 @@ memory it touches traced, so that the monitor carries out each write. Generated 
 (`RINGSHIFT_BLESS=1 cargo test --release -p ringshift-tests --test cpu286`); do not edit.
 
 The recordings are of a 286 and the guest's processor is of the P6 family. Where their manuals differ, a rule excludes
-the case; a rule looks at the instruction and at what the 286 did, never at what the translator makes of it. Bits 12
-to 15 of FLAGS (IOPL and NT, which an 80286 does not show in real mode) are not compared.
+or adapts the case; it looks at the instruction and at what the 286 did, never at what the translator makes of it. Bits
+12 to 15 of FLAGS (IOPL and NT, which an 80286 does not show in real mode) are not compared.
 ";
 
 /// A case that differs from the recording.
@@ -41,6 +41,8 @@ pub struct Tally {
     pub passed: usize,
     /// Excluded, by the name of the rule.
     pub excluded: BTreeMap<&'static str, usize>,
+    /// Compared with what a later processor does instead, by the name of the adaptation.
+    pub adapted: BTreeMap<&'static str, usize>,
     /// Cases compared without some flags that are defined for the 80286.
     pub fewer_flags: usize,
     /// Differ.
@@ -82,16 +84,6 @@ impl Report {
         self.forms.extend(other.forms);
     }
 
-    /// Cases excluded by the rule `name`.
-    #[must_use]
-    pub fn excluded_by(&self, name: &str) -> usize {
-        let each = self
-            .forms
-            .values()
-            .filter_map(|tally| tally.excluded.get(name));
-        each.sum()
-    }
-
     /// The failures as text, at most `shown` of each form.
     #[must_use]
     pub fn failures(&self, shown: usize) -> String {
@@ -121,12 +113,14 @@ impl Report {
         format!(
             "{INTRODUCTION}\n{} of {all} recorded instructions agree, {} differ, {} are excluded by a rule. \
              {fewer} of those\ncompared are compared without flags that the 80286 defines and the later \
-             manuals leave undefined.\n\n## Rules of exclusion\n\n{}\n## By opcode form\n\nThe opcode, and \
+             manuals leave undefined.\n\n## Exclusions\n\n{}\n## Adaptations\n\nHere the later manuals say exactly \
+             what happens instead, and the case is compared with that.\n\n{}\n## By opcode form\n\nThe opcode, and \
              the reg field of the ModR/M byte where it selects the operation.\n\n{}",
             self.passed(),
             self.failed(),
             self.excluded(),
             self.rules(),
+            self.adaptations(),
             self.table()
         )
     }
@@ -154,10 +148,29 @@ impl Report {
     /// The rules, with the number of cases that each excludes, in Markdown.
     #[must_use]
     pub fn rules(&self) -> String {
-        let mut out = String::from("| rule | cases | reason |\n| --- | ---: | --- |\n");
-        for rule in RULES {
-            let cases = self.excluded_by(rule.name);
-            let _ = writeln!(out, "| {} | {cases} | {} |", rule.name, rule.reason);
+        let rules = RULES.iter().map(|rule| (rule.name, rule.reason));
+        self.reasons(rules, |tally| &tally.excluded)
+    }
+
+    /// The adaptations, with the number of cases that each changes, in Markdown.
+    #[must_use]
+    pub fn adaptations(&self) -> String {
+        let all = ADAPTATIONS.iter().map(|one| (one.name, one.reason));
+        self.reasons(all, |tally| &tally.adapted)
+    }
+
+    fn reasons(
+        &self,
+        reasons: impl Iterator<Item = (&'static str, &'static str)>,
+        counts: fn(&Tally) -> &BTreeMap<&'static str, usize>,
+    ) -> String {
+        let mut out = String::from("| difference | cases | reason |\n| --- | ---: | --- |\n");
+        for (name, reason) in reasons {
+            let each = self
+                .forms
+                .values()
+                .filter_map(|tally| counts(tally).get(name));
+            let _ = writeln!(out, "| {name} | {} | {reason} |", each.sum::<usize>());
         }
         out
     }

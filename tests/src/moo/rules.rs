@@ -16,8 +16,8 @@ pub struct Subject<'a> {
     pub instruction: Instruction,
     /// A LOCK prefix.
     pub lock: bool,
-    /// The last segment override: its prefix byte.
-    pub segment: Option<u8>,
+    /// A REP or REPNE prefix.
+    pub repeated: bool,
     /// The opcode.
     pub opcode: u8,
     /// The byte behind the opcode: ModR/M where there is one.
@@ -40,6 +40,9 @@ pub struct Shift {
 const LOCK: u8 = 0xF0;
 const LEAVE: u8 = 0xC9;
 const GENERAL_PROTECTION: u8 = 13;
+const STACK_FAULT: u32 = 12;
+/// Size of an entry of the interrupt vector table.
+const VECTOR_BYTES: u32 = 4;
 
 impl<'a> Subject<'a> {
     /// Takes the instruction of `case` apart.
@@ -50,7 +53,7 @@ impl<'a> Subject<'a> {
             case,
             instruction: decoder.decode(),
             lock: false,
-            segment: None,
+            repeated: false,
             opcode: 0x90,
             modrm: 0,
             length: case.bytes.len().saturating_sub(1),
@@ -59,8 +62,8 @@ impl<'a> Subject<'a> {
         for byte in bytes.by_ref() {
             match byte {
                 LOCK => subject.lock = true,
-                0x26 | 0x2E | 0x36 | 0x3E => subject.segment = Some(byte),
-                0xF2 | 0xF3 => {}
+                0x26 | 0x2E | 0x36 | 0x3E => {}
+                0xF2 | 0xF3 => subject.repeated = true,
                 opcode => {
                     subject.opcode = opcode;
                     break;
@@ -136,12 +139,20 @@ impl<'a> Subject<'a> {
         Some(offset as u16)
     }
 
-    /// An operand of the instruction is in SS.
-    fn uses_stack_segment(&self) -> bool {
-        let explicit = (0..self.instruction.op_count())
-            .any(|i| self.instruction.op_kind(i) == OpKind::Memory)
-            && self.instruction.memory_segment() == iced_x86::Register::SS;
-        explicit || self.instruction.is_stack_instruction() || self.opcode == LEAVE
+    /// What lies across the end of its segment is in SS: the explicit operand, or else the stack slot.
+    fn crosses_in_stack_segment(&self) -> bool {
+        let in_stack = self.instruction.memory_segment() == iced_x86::Register::SS;
+        let size = self.instruction.memory_size().size();
+        match self.offset() {
+            Some(offset) if usize::from(offset) + size > 0x1_0000 => in_stack,
+            // The source of a string instruction comes before the destination, which is in ES.
+            _ if self.is_string() => in_stack && self.initial(Register::Si) == 0xFFFF,
+            _ => self.instruction.is_stack_instruction() || self.opcode == LEAVE,
+        }
+    }
+
+    fn is_string(&self) -> bool {
+        self.instruction.is_string_instruction()
     }
 
     fn raised(&self, vector: u8) -> bool {
@@ -181,23 +192,10 @@ pub const RULES: &[Rule] = &[
         applies: |s| matches!(s.opcode, 0x8C | 0x8E) && matches!(s.reg(), 4 | 5),
     },
     Rule {
-        name: "stack limit",
-        reason: "286, real mode: a word at offset FFFFh raises exception 13 whatever the segment; SDM vol. 2, \
-                 real-address mode exceptions: #SS where it is in SS",
-        applies: |s| s.raised(GENERAL_PROTECTION) && s.uses_stack_segment(),
-    },
-    Rule {
-        name: "string fault",
+        name: "repeated string fault",
         reason: "286: a string instruction that raises exception 13 has advanced its registers; SDM vol. 3A, 6.6: \
-                 a fault leaves the state as it was before the instruction",
-        applies: |s| {
-            let advanced = |register| s.case.expected.get(register) != s.case.initial.get(register);
-            s.raised(GENERAL_PROTECTION)
-                && s.instruction.is_string_instruction()
-                && [Register::Si, Register::Di, Register::Cx]
-                    .into_iter()
-                    .any(advanced)
-        },
+                 they are those of the last iteration that was completed, which the recording does not tell",
+        applies: |s| s.raised(GENERAL_PROTECTION) && s.is_string() && s.repeated,
     },
     Rule {
         name: "far pointer limit",
@@ -209,6 +207,66 @@ pub const RULES: &[Rule] = &[
         },
     },
 ];
+
+/// A difference that can be told exactly: what the 286 did is changed into what the later manuals say,
+/// and the case is compared with that.
+#[derive(Clone, Copy, Debug)]
+pub struct Adaptation {
+    /// A short name.
+    pub name: &'static str,
+    /// What the manuals say.
+    pub reason: &'static str,
+    /// True when it holds for a case.
+    pub applies: fn(&Subject<'_>) -> bool,
+    /// Changes the case.
+    adapt: fn(&mut Case),
+}
+
+/// The adaptations; all that hold are made.
+pub const ADAPTATIONS: &[Adaptation] = &[
+    Adaptation {
+        name: "stack limit",
+        reason: "286, real mode: a word at offset FFFFh raises exception 13 whatever the segment; SDM vol. 2, \
+                 real-address mode exceptions: #SS (12) where it is in SS. The vector of 13 is given to 12",
+        applies: |s| s.raised(GENERAL_PROTECTION) && s.crosses_in_stack_segment(),
+        adapt: |case| {
+            for state in [&mut case.initial, &mut case.expected] {
+                for byte in 0..4 {
+                    let value = state.byte(VECTOR_BYTES * u32::from(GENERAL_PROTECTION) + byte);
+                    state.set_byte(VECTOR_BYTES * STACK_FAULT + byte, value);
+                    state.set_byte(VECTOR_BYTES * u32::from(GENERAL_PROTECTION) + byte, 0);
+                }
+            }
+        },
+    },
+    Adaptation {
+        name: "string fault",
+        reason: "286: a string instruction that raises exception 13 has advanced SI and DI; SDM vol. 3A, 6.6: a \
+                 fault leaves registers as they were before the instruction",
+        applies: |s| s.raised(GENERAL_PROTECTION) && s.is_string() && !s.repeated,
+        adapt: |case| {
+            for register in [Register::Si, Register::Di] {
+                if let Some(value) = case.initial.get(register) {
+                    case.expected.set(register, value);
+                }
+            }
+        },
+    },
+];
+
+/// The adaptations that hold for a case, and what it becomes by them.
+#[must_use]
+pub fn adapted(subject: &Subject<'_>) -> (Vec<&'static str>, Case) {
+    let mut case = subject.case.clone();
+    let mut names = Vec::new();
+    for adaptation in ADAPTATIONS {
+        if (adaptation.applies)(subject) {
+            (adaptation.adapt)(&mut case);
+            names.push(adaptation.name);
+        }
+    }
+    (names, case)
+}
 
 /// The rule that excludes a case.
 #[must_use]
@@ -226,6 +284,17 @@ mod tests {
         registers: &[(Register, u16)],
         vector: Option<u8>,
     ) -> Option<&'static str> {
+        with(bytes, registers, vector, |s| {
+            exclusion(s).map(|rule| rule.name)
+        })
+    }
+
+    fn with<T>(
+        bytes: &[u8],
+        registers: &[(Register, u16)],
+        vector: Option<u8>,
+        ask: impl FnOnce(&Subject<'_>) -> T,
+    ) -> T {
         let mut initial = State::default();
         for &(register, value) in registers {
             initial.set(register, value);
@@ -238,7 +307,7 @@ mod tests {
             initial,
             exception: vector.map(|vector| Exception { vector }),
         };
-        exclusion(&Subject::new(&case)).map(|rule| rule.name)
+        ask(&Subject::new(&case))
     }
 
     #[test]
@@ -251,11 +320,23 @@ mod tests {
 
     #[test]
     fn limits_of_the_stack_segment() {
-        let word_in = |prefix| rule(&[prefix, 0x8B, 0x07, 0xF4], &[], Some(13));
-        assert_eq!(word_in(0x36), Some("stack limit"));
-        assert_eq!(word_in(0x26), None);
-        assert_eq!(rule(&[0x61, 0xF4], &[], Some(13)), Some("stack limit"));
-        assert_eq!(rule(&[0x61, 0xF4], &[], None), None);
+        let names =
+            |bytes: &[u8], vector| with(bytes, &[(Register::Si, 0xFFFF)], vector, |s| adapted(s).0);
+        assert_eq!(names(&[0x36, 0x8B, 0x04, 0xF4], Some(13)), ["stack limit"]);
+        assert!(names(&[0x26, 0x8B, 0x04, 0xF4], Some(13)).is_empty());
+        assert_eq!(names(&[0x61, 0xF4], Some(13)), ["stack limit"]);
+        assert_eq!(names(&[0xFF, 0x37, 0xF4], Some(13)), ["stack limit"]);
+        assert!(names(&[0xFF, 0x34, 0xF4], Some(13)).is_empty());
+        assert!(names(&[0x61, 0xF4], None).is_empty());
+        assert_eq!(names(&[0xA5, 0xF4], Some(13)), ["string fault"]);
+        assert_eq!(
+            names(&[0x36, 0xA5, 0xF4], Some(13)),
+            ["stack limit", "string fault"]
+        );
+        assert_eq!(
+            rule(&[0xF3, 0xA5, 0xF4], &[], Some(13)),
+            Some("repeated string fault")
+        );
     }
 
     #[test]
