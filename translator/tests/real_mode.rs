@@ -417,3 +417,115 @@ fn data_beside_code_and_code_that_changes() {
     }
     assert_eq!(machine.gpr(reg::EDX) as u16, expected);
 }
+
+#[test]
+fn wide_returns_and_flags() {
+    // POPFD leaves VM and RF; IRETD takes 12 bytes.
+    let mut flags = machine(|a| {
+        a.popfd()?;
+        a.pushfd()?;
+        a.pop(ebx)?;
+        a.hlt()
+    });
+    let image = eflags::VM | eflags::RF | eflags::NT | eflags::IOPL | eflags::CF | eflags::DF;
+    flags
+        .mmu
+        .write_phys(DATA + 0x8000, &image.to_le_bytes())
+        .unwrap();
+    halts(&mut flags);
+    let kept = eflags::NT | eflags::IOPL | eflags::CF | eflags::DF | eflags::FIXED;
+    assert_eq!(flags.gpr(reg::EBX), kept);
+
+    let mut wide = machine(|a| a.iretd());
+    let frame: Vec<u8> = [0x100u32, 0xABCD_1800, eflags::CF | eflags::IF]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    wide.mmu.write_phys(DATA + 0x8000, &frame).unwrap();
+    wide.mmu.write_phys(0x1_8100, &[0xF4]).unwrap();
+    halts(&mut wide);
+    let cpu = wide.vcpu.state();
+    assert_eq!((cpu.seg[seg::CS].selector, cpu.eip), (0x1800, 0x101));
+    assert_eq!(cpu.gpr[reg::ESP], 0x1234_800C);
+    assert_eq!(
+        cpu.eflags & (eflags::CF | eflags::IF),
+        eflags::CF | eflags::IF
+    );
+}
+
+#[test]
+fn far_transfers_with_wide_operands() {
+    // call dword 1800:0100, where retfd returns.
+    let mut call = machine(|a| a.db(&[0x66, 0x9A, 0, 1, 0, 0, 0, 0x18, 0xF4]));
+    call.mmu.write_phys(0x1_8100, &[0x66, 0xCB]).unwrap();
+    halts(&mut call);
+    assert_eq!(call.dword(DATA + 0x7FFC) & 0xFFFF, 0x1000);
+    assert_eq!(call.dword(DATA + 0x7FF8), 8);
+    assert_eq!(call.gpr(reg::ESP), 0x1234_8000);
+    // jmp dword 1800:10000.
+    raises(
+        &mut machine(|a| a.db(&[0x66, 0xEA, 0, 0, 1, 0, 0, 0x18])),
+        GP,
+        0,
+    );
+}
+
+#[test]
+fn bounds_and_division_fault_at_the_instruction() {
+    let mut bound = machine(|a| a.bound(eax, qword_ptr(bx)));
+    bound
+        .mmu
+        .write_phys(DATA, &[0, 0, 0, 0x80, 5, 0, 0, 0])
+        .unwrap();
+    bound.vcpu.state_mut().gpr[reg::EAX] = 6;
+    raises(&mut bound, 5, 0);
+    let mut divide = machine(|a| a.div(dword_ptr(bx)));
+    divide.vcpu.state_mut().gpr[reg::EDX] = 7;
+    raises(&mut divide, 0, 0);
+    let mut overflow = machine(|a| a.idiv(ecx));
+    let cpu = overflow.vcpu.state_mut();
+    (cpu.gpr[reg::EDX], cpu.gpr[reg::ECX]) = (u32::MAX / 2, 1);
+    raises(&mut overflow, 0, 0);
+}
+
+#[test]
+fn enter_and_pusha_fault_without_a_trace_in_registers() {
+    let mut pusha = machine(|a| a.pusha());
+    pusha.vcpu.state_mut().gpr[reg::ESP] = 0x10_0005;
+    raises_without_stack(&mut pusha);
+    let mut enter = machine(|a| a.enter(4, 0));
+    enter.vcpu.state_mut().gpr[reg::ESP] = 0x10_0001;
+    raises_without_stack(&mut enter);
+    let mut leave = machine(|a| a.leave());
+    leave.vcpu.state_mut().gpr[reg::EBP] = 0x10_FFFF;
+    raises(&mut leave, SS, 0);
+}
+
+/// A fault on an odd stack whose delivery faults as well: the processor shuts down.
+#[track_caller]
+fn raises_without_stack(machine: &mut Machine) {
+    let before = machine.vcpu.state().gpr;
+    assert_eq!(machine.run(), Exit::Shutdown);
+    assert_eq!(machine.vcpu.state().gpr, before);
+}
+
+#[test]
+fn selectors_of_fs_and_gs_reach_memory() {
+    let mut machine = machine(|a| {
+        a.mov(ax, 0x2100)?;
+        a.mov(fs, ax)?;
+        a.push(fs)?;
+        a.pop(gs)?;
+        a.mov(dword_ptr(0x10).fs(), 0x0BAD_CAFE)?;
+        a.mov(si, 0x10)?;
+        a.lodsd()?; // through DS: another place
+        a.mov(ecx, dword_ptr(si + 0xC).gs())?;
+        a.mov(edx, dword_ptr(0x1010))?;
+        a.hlt()
+    });
+    halts(&mut machine);
+    assert_eq!(machine.dword(0x2_1010), 0x0BAD_CAFE);
+    assert_eq!(machine.gpr(reg::EDX), 0x0BAD_CAFE);
+    assert_eq!(machine.gpr(reg::ESI) & 0xFFFF, 0x14);
+    assert_eq!(machine.gpr(reg::ECX), 0);
+}
