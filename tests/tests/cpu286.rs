@@ -33,7 +33,8 @@ fn run_form(machine: &mut Machine, cases: &[Case], defined: u16, everywhere: boo
         for name in adaptations {
             *tally.adapted.entry(name).or_default() += 1;
         }
-        let failure = Manner::ALL.into_iter().find_map(|manner| {
+        let fits = |manner: &Manner| *manner != Manner::Virtual8086 || subject.fits_virtual_8086();
+        let failure = Manner::ALL.into_iter().filter(fits).find_map(|manner| {
             let differences = machine.run(&case, manner, flags, everywhere);
             (!differences.is_empty()).then(|| Failure {
                 case: case.clone(),

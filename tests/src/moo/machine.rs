@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use translator::state::{CpuState, Segment, reg, seg};
+use translator::state::{CpuState, Segment, cr0, eflags, reg, seg};
 use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig, VcpuError};
 
 /// Memory of the machine that the recordings were made on: all that 24 address lines reach.
@@ -37,11 +37,19 @@ pub enum Manner {
     /// As `Run`, with all memory that the case touches traced, so that each write to it is carried
     /// out by the monitor.
     Traced,
+    /// In virtual-8086 mode with IOPL 3. HLT raises an exception there, for which there is no
+    /// interrupt table, so that the processor shuts down in front of it.
+    Virtual8086,
 }
 
 impl Manner {
     /// All of them.
-    pub const ALL: [Manner; 3] = [Manner::Run, Manner::Step, Manner::Traced];
+    pub const ALL: [Manner; 4] = [
+        Manner::Run,
+        Manner::Step,
+        Manner::Traced,
+        Manner::Virtual8086,
+    ];
 }
 
 /// Where the general registers of a recording are in `CpuState::gpr`.
@@ -197,14 +205,25 @@ impl Machine {
             }
         }
         *self.vcpu.state_mut() = Self::initial_state(case);
+        let end = if manner == Manner::Virtual8086 {
+            Self::enter_virtual_8086(self.vcpu.state_mut());
+            Exit::Shutdown
+        } else {
+            Exit::Halted
+        };
         self.vcpu.sync_paging(&mut self.mmu);
         let exit = match manner {
             Manner::Step => self.step_until_halted(),
-            Manner::Run | Manner::Traced => self.until_halted(),
+            Manner::Run | Manner::Traced | Manner::Virtual8086 => self.until_halted(),
         };
         let mut differences = Vec::new();
-        if exit != Exit::Halted {
+        if exit != end {
             differences.push(Difference::Ended(exit.to_string()));
+        }
+        if exit == Exit::Shutdown {
+            // As if the HLT had been executed.
+            let eip = &mut self.vcpu.state_mut().eip;
+            *eip = eip.wrapping_add(1);
         }
         self.compare_registers(case, defined_flags & FLAGS, &mut differences);
         self.compare_memory(case, defined_flags & FLAGS, &mut differences);
@@ -256,6 +275,16 @@ impl Machine {
         cpu.eflags = u32::from(get(Register::Flags) & FLAGS | 2);
         cpu.idtr.limit = 0x3FF;
         cpu
+    }
+
+    fn enter_virtual_8086(cpu: &mut CpuState) {
+        cpu.cr0 |= cr0::PE;
+        cpu.eflags |= eflags::VM | eflags::IOPL;
+        cpu.cpl = 3;
+        cpu.idtr.limit = 0;
+        for segment in &mut cpu.seg {
+            segment.rights = segment.rights.with_dpl(3);
+        }
     }
 
     fn until_halted(&mut self) -> Exit {

@@ -151,6 +151,15 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// The instruction does the same in virtual-8086 mode with IOPL 3 (SDM vol. 3A, 20.2): it raises no
+    /// exception, PUSHF does not show IOPL, and no I/O permission map is asked.
+    #[must_use]
+    pub fn fits_virtual_8086(&self) -> bool {
+        const PUSHF: u8 = 0x9C;
+        let port = matches!(self.opcode, 0x6C..=0x6F | 0xE4..=0xE7 | 0xEC..=0xEF);
+        self.case.exception.is_none() && !port && self.opcode != PUSHF
+    }
+
     fn is_string(&self) -> bool {
         self.instruction.is_string_instruction()
     }
