@@ -37,3 +37,35 @@ pub fn compared_flags(subject: &Subject<'_>, defined_by_recording: u16) -> u16 {
     }
     mask
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moo::{Case, Register, State};
+
+    fn undefined(bytes: &[u8], cx: u16) -> u16 {
+        let mut initial = State::default();
+        initial.set(Register::Cx, cx);
+        let case = Case {
+            index: 0,
+            name: String::new(),
+            bytes: bytes.to_vec(),
+            expected: initial.clone(),
+            initial,
+            exception: None,
+        };
+        !compared_flags(&Subject::new(&case), u16::MAX)
+    }
+
+    #[test]
+    fn what_the_manuals_leave_open() {
+        let (of, af, cf) = (1 << 11, 1 << 4, 1);
+        assert_eq!(undefined(&[0x01, 0xC0, 0xF4], 0), 0); // add
+        assert_eq!(undefined(&[0x21, 0xC0, 0xF4], 0), af); // and
+        assert_eq!(undefined(&[0xD1, 0xC0, 0xF4], 0), 0); // rol 1
+        assert_eq!(undefined(&[0xD3, 0xC0, 0xF4], 3), of); // rol cl
+        assert_eq!(undefined(&[0xD0, 0xE0, 0xF4], 0), af); // shl 1
+        assert_eq!(undefined(&[0xC0, 0xE0, 9, 0xF4], 0), of | af | cf); // shl 9
+        assert_eq!(undefined(&[0xC1, 0xE0, 9, 0xF4], 0), of | af); // shl 9 of a word
+    }
+}
