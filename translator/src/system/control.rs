@@ -20,7 +20,12 @@ const CR0_BITS: u32 = cr0::PE
     | cr0::CD
     | cr0::PG;
 /// Bits of CR3 that are kept without PAE: the page directory, PCD, PWT.
-pub(super) const CR3_BITS: u32 = 0xFFFF_F018;
+const CR3_BITS: u32 = 0xFFFF_F018;
+/// Bits of CR3 that are kept with PAE: the table of four pointers, PCD, PWT.
+const CR3_BITS_PAE: u32 = 0xFFFF_FFF8;
+/// Bits of a page-directory-pointer-table entry that must be 0 with 36 address bits (Intel SDM vol.
+/// 3A, table 4-8).
+const PDPTE_RESERVED: u64 = 0xFFFF_FFF0_0000_01E6;
 /// Bits of CR0 that LMSW loads; PE is never cleared by it.
 const LMSW_BITS: u32 = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
 
@@ -68,8 +73,10 @@ impl System<'_> {
             0 => self.write_cr0(value)?,
             2 => self.cpu.cr2 = value,
             3 => {
-                self.cpu.cr3 = value & CR3_BITS;
-                self.mmu.load_cr3(self.cpu.cr3);
+                let value = value & self.cr3_bits();
+                self.check_pointers(self.cpu.cr0, self.cpu.cr4, value)?;
+                self.cpu.cr3 = value;
+                self.mmu.load_cr3(value);
             }
             _ => self.write_cr4(value)?,
         }
@@ -84,9 +91,49 @@ impl System<'_> {
             return Err(Exception::general_protection());
         }
         let changed = self.cpu.cr0 ^ value;
+        if changed & cr0::PG != 0 {
+            self.check_pointers(value, self.cpu.cr4, self.cpu.cr3)?;
+        }
         self.cpu.cr0 = value;
         if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
             self.update_paging();
+        }
+        Ok(())
+    }
+
+    /// The bits of CR3 that a load keeps.
+    pub(super) fn cr3_bits(&self) -> u32 {
+        if self.cpu.cr4 & cr4::PAE != 0 {
+            CR3_BITS_PAE
+        } else {
+            CR3_BITS
+        }
+    }
+
+    /// PAE paging reads its four page-directory pointers when CR3 is loaded, and when a change of
+    /// CR0 or CR4 turns it on; one that is present with a reserved bit is #GP(0) (Intel SDM vol. 3A,
+    /// 4.4.1).
+    fn check_pointers(&self, cr0: u32, cr4: u32, cr3: u32) -> Result<(), Exception> {
+        if cr0 & cr0::PG == 0 || cr4 & cr4::PAE == 0 {
+            return Ok(());
+        }
+        let mut table = [0; 32];
+        if self
+            .mmu
+            .read_phys(u64::from(cr3 & !0x1F), &mut table)
+            .is_err()
+        {
+            return Ok(());
+        }
+        let bad = table.chunks_exact(8).any(|entry| {
+            let entry = entry
+                .iter()
+                .rev()
+                .fold(0, |value, &byte| (value << 8) | u64::from(byte));
+            entry & 1 != 0 && entry & PDPTE_RESERVED != 0
+        });
+        if bad {
+            return Err(Exception::general_protection());
         }
         Ok(())
     }
@@ -96,6 +143,7 @@ impl System<'_> {
             return Err(Exception::general_protection());
         }
         let changed = self.cpu.cr4 ^ value;
+        self.check_pointers(self.cpu.cr0, value, self.cpu.cr3)?;
         self.cpu.cr4 = value;
         if changed & (cr4::PSE | cr4::PAE | cr4::PGE) != 0 {
             self.update_paging();

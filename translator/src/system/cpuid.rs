@@ -13,6 +13,7 @@ pub mod feature {
     pub const PSE: u32 = 1 << 3;
     pub const TSC: u32 = 1 << 4;
     pub const MSR: u32 = 1 << 5;
+    pub const PAE: u32 = 1 << 6;
     pub const CX8: u32 = 1 << 8;
     pub const SEP: u32 = 1 << 11;
     pub const PGE: u32 = 1 << 13;
@@ -25,7 +26,7 @@ pub mod feature {
 /// A processor that the guest is shown.
 ///
 /// Left out of all of them, and so absent from CPUID: the virtual-8086 mode extensions, the local
-/// APIC, machine checks, MTRRs, PAT and PAE.
+/// APIC, machine checks, MTRRs and PAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CpuModel {
     /// Intel486 DX4: no CR4 and no time-stamp counter.
@@ -94,7 +95,7 @@ impl CpuModel {
     pub const fn features(self) -> u32 {
         use feature::*;
         const P5: u32 = FPU | DE | PSE | TSC | MSR | CX8 | MMX;
-        const P2: u32 = P5 | SEP | PGE | CMOV | FXSR;
+        const P2: u32 = P5 | PAE | SEP | PGE | CMOV | FXSR;
         match self {
             CpuModel::I486 => FPU,
             CpuModel::Pentium => P5,
@@ -129,6 +130,9 @@ impl CpuModel {
         }
         if self.has(feature::PSE) {
             bits |= cr4::PSE;
+        }
+        if self.has(feature::PAE) {
+            bits |= cr4::PAE;
         }
         if self.has(feature::PGE) {
             bits |= cr4::PGE;

@@ -279,7 +279,8 @@ impl System<'_> {
         let code_selector = new.selector(seg::CS);
         cpu.cpl = if v86 { 3 } else { rpl(code_selector) };
         if new.is_32_bit && cpu.cr0 & cr0::PG != 0 {
-            cpu.cr3 = new.dword(tss32::CR3) & super::control::CR3_BITS;
+            let cr3 = new.dword(tss32::CR3) & self.cr3_bits();
+            self.cpu.cr3 = cr3;
             self.mmu.load_cr3(self.cpu.cr3);
         }
 

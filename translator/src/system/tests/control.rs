@@ -27,11 +27,33 @@ fn cr4_has_the_bits_of_the_model() {
     let all = CpuModel::Pentium3.cr4_bits();
     assert_eq!(mov_cr(&mut m, 4, all), Ok(Flow::Next));
     assert_eq!(m.cpu.cr4, all);
-    for absent in [cr4::PAE, cr4::VME, cr4::MCE, 1 << 20] {
+    for absent in [cr4::VME, cr4::MCE, 1 << 20] {
         assert_eq!(mov_cr(&mut m, 4, absent), gp0(), "{absent:#x}");
     }
     m.model = CpuModel::I486;
     assert_eq!(mov_cr(&mut m, 4, 0), ud());
+}
+
+#[test]
+fn a_page_directory_pointer_with_a_reserved_bit_is_not_loaded() {
+    let mut m = Machine::protected();
+    let table = 0x6000u32;
+    let present = |extra: u64| (0x7001 | extra).to_le_bytes();
+    m.mmu.write_phys(u64::from(table), &present(0)).unwrap();
+    assert_eq!(mov_cr(&mut m, 4, cr4::PAE), Ok(Flow::Next));
+    assert_eq!(mov_cr(&mut m, 3, table), Ok(Flow::Next));
+    // Without paging nobody looks; turning it on does.
+    m.mmu.write_phys(u64::from(table) + 8, &present(2)).unwrap();
+    assert_eq!(mov_cr(&mut m, 3, table), Ok(Flow::Next));
+    assert_eq!(mov_cr(&mut m, 0, cr0::PE | cr0::PG), gp0());
+    m.mmu.write_phys(u64::from(table) + 8, &[0; 8]).unwrap();
+    m.cpu.cr0 |= cr0::PG;
+    assert_eq!(mov_cr(&mut m, 3, table), Ok(Flow::Next));
+    m.mmu
+        .write_phys(u64::from(table) + 24, &present(1 << 36))
+        .unwrap();
+    assert_eq!(mov_cr(&mut m, 3, table), gp0());
+    assert_eq!(m.cpu.cr3, table);
 }
 
 #[test]
