@@ -30,8 +30,10 @@ pub fn converse(mut console: Console, limit: Duration) -> Result<Finished, Conso
         console.expect(PROMPT, limit)?;
     }
 
-    // A signal from the keyboard, through the line discipline and job control.
-    console.send("echo be''gun; sleep 100\n")?;
+    // A signal from the keyboard, through the line discipline and job control. The process to be
+    // interrupted says itself that it runs: between its fork and its becoming the foreground job the
+    // signal would go to the shell.
+    console.send("sh -c \"echo be''gun; exec sleep 100\"\n")?;
     console.expect("begun", limit)?;
     console.send("\x03")?;
     console.expect(PROMPT, limit)?;
