@@ -80,8 +80,21 @@ pub enum Session {
 ///
 /// When a package cannot be fetched or the RAM disk cannot be written.
 pub fn debian_686(session: Session) -> Result<Guest, GuestError> {
+    debian_i386(Package::Linux686, session)
+}
+
+/// The same system with Debian's PAE kernel, which isolates page tables on an Intel processor.
+///
+/// # Errors
+///
+/// When a package cannot be fetched or the RAM disk cannot be written.
+pub fn debian_686_pae(session: Session) -> Result<Guest, GuestError> {
+    debian_i386(Package::Linux686Pae, session)
+}
+
+fn debian_i386(kernel_package: Package, session: Session) -> Result<Guest, GuestError> {
     let packages = Packages::open()?;
-    let kernel = kernel(&packages.unpacked(Package::Linux686)?)?;
+    let kernel = kernel(&packages.unpacked(kernel_package)?)?;
     let mut initrd = busybox(&packages.unpacked(Package::BusyboxI386)?)?;
     let name = match session {
         Session::Scripted => {

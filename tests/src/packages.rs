@@ -17,6 +17,8 @@ use crate::paths;
 pub enum Package {
     /// Debian's kernel for 32-bit processors without PAE.
     Linux686,
+    /// Debian's kernel for 32-bit processors with PAE.
+    Linux686Pae,
     /// Debian's kernel for 64-bit processors, with its modules.
     LinuxAmd64,
     /// A static 32-bit busybox.
@@ -31,6 +33,7 @@ impl Package {
     const fn name(self) -> &'static str {
         match self {
             Self::Linux686 => "linux-image-686:i386",
+            Self::Linux686Pae => "linux-image-686-pae:i386",
             Self::LinuxAmd64 => "linux-image-amd64:amd64",
             Self::BusyboxI386 => "busybox-static:i386",
             Self::BusyboxAmd64 => "busybox-static:amd64",
@@ -42,6 +45,7 @@ impl Package {
     const fn pattern(self) -> Option<&'static str> {
         match self {
             Self::Linux686 => Some("^linux-image-[0-9.]+-[0-9]+-686$"),
+            Self::Linux686Pae => Some("^linux-image-[0-9.]+-[0-9]+-686-pae$"),
             Self::LinuxAmd64 => Some("^linux-image-[0-9.]+-[0-9]+-amd64$"),
             Self::BusyboxI386 | Self::BusyboxAmd64 => None,
         }

@@ -52,6 +52,22 @@ fn boots_passes_its_checks_and_powers_off() {
 }
 
 #[test]
+fn the_pae_kernel_passes_them_too() {
+    let guest = guests::debian_686_pae(Session::Scripted).unwrap_or_else(|error| panic!("{error}"));
+    let end = run(ringshift(&guest));
+    assert_ended(&end, 0, guests::PASSED);
+    assert!(
+        end.stderr.contains("the shadow tables agree"),
+        "{}",
+        end.stderr
+    );
+    eprintln!(
+        "Debian 686-pae, scripted: {:.1} s",
+        end.elapsed.as_secs_f64()
+    );
+}
+
+#[test]
 fn answers_typed_commands_and_powers_off() {
     let guest = guest(Session::Interactive);
     let console = Console::start(ringshift(&guest)).unwrap_or_else(|error| panic!("{error}"));
