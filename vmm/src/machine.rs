@@ -113,6 +113,7 @@ pub struct Machine {
     /// What EDX holds after a reset.
     signature: u32,
     note: Option<String>,
+    passed_over: bool,
 }
 
 impl Machine {
@@ -122,6 +123,7 @@ impl Machine {
             direct,
             policy,
             note,
+            passed_over,
         } = Engines::open(&config);
         let mut mmu = Mmu::new(MmuConfig {
             ram_bytes: config.memory.bytes(),
@@ -175,6 +177,7 @@ impl Machine {
             acpi: acpi::build(&AcpiConfig::default())?,
             signature,
             note,
+            passed_over,
         };
         machine.boot()?;
         Ok(machine)
@@ -216,6 +219,12 @@ impl Machine {
     /// Why there is no direct execution, where somebody could expect it.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// Direct execution works on this host, but is not used because it is slow here and no policy
+    /// was asked for.
+    pub fn direct_passed_over(&self) -> bool {
+        self.passed_over
     }
 
     /// Direct execution is there.
@@ -297,6 +306,8 @@ struct Engines {
     policy: PolicyName,
     /// Why there is no direct execution, where somebody could expect it.
     note: Option<String>,
+    /// Direct execution works here, and is not used because it is slow.
+    passed_over: bool,
 }
 
 impl Engines {
@@ -306,6 +317,7 @@ impl Engines {
             direct: None,
             policy: config.policy.unwrap_or(PolicyName::Translate),
             note,
+            passed_over: false,
         };
         if !config.direct || config.policy == Some(PolicyName::Translate) {
             return translate(None);
@@ -317,15 +329,19 @@ impl Engines {
             }
         };
         match (config.policy, direct.costs().direct_ps) {
-            (None, Some(ps)) if ps >= INTERPRETED_PS => translate(Some(format!(
-                "everything runs translated: this host's KVM takes {} ns for an instruction \
-                 (--policy vmware runs directly all the same)",
-                ps / 1000
-            ))),
+            (None, Some(ps)) if ps >= INTERPRETED_PS => Engines {
+                passed_over: true,
+                ..translate(Some(format!(
+                    "everything runs translated: this host's KVM takes {} ns for an instruction \
+                     (--policy vmware runs directly all the same)",
+                    ps / 1000
+                )))
+            },
             (policy, _) => Engines {
                 direct: Some(Box::new(direct)),
                 policy: policy.unwrap_or(PolicyName::Vmware),
                 note: None,
+                passed_over: false,
             },
         }
     }
