@@ -109,6 +109,6 @@ fn main() -> Result<(), MmuError> {
     time("  and the call that follows up, for 512 pages", 1, |_| {
         black_box(m.view(Privilege::User));
     });
-    println!("{:#?}", m.refresh_stats());
+    println!("{:#?}", m.snapshot());
     Ok(())
 }

@@ -389,11 +389,13 @@ impl Mmu {
         &self.stats
     }
 
-    /// The counters, with the levels (`vmas`, `tables`) brought up to date.
-    pub fn refresh_stats(&mut self) -> &MmuStats {
-        self.stats.vmas = self.vmas as u64;
-        self.stats.tables = self.pool.used() as u64;
-        &self.stats
+    /// The counters, with the levels (`vmas`, `tables`) as they are now.
+    pub fn snapshot(&self) -> MmuStats {
+        MmuStats {
+            vmas: self.vmas as u64,
+            tables: self.pool.used() as u64,
+            ..self.stats.clone()
+        }
     }
 
     pub(crate) fn tables(&self) -> Tables<'_> {

@@ -382,13 +382,13 @@ impl World {
             events.clear();
             self.m.take_events(&mut events);
             assert!(
-                self.m.refresh_stats().vmas <= 310,
+                self.m.snapshot().vmas <= 310,
                 "{} mappings",
                 self.m.stats().vmas
             );
         }
         self.m.audit().unwrap();
-        self.m.refresh_stats().clone()
+        self.m.snapshot()
     }
 }
 

@@ -236,7 +236,7 @@ fn the_mapping_budget_holds() {
                     access(&mut m, USER + i * 0x2000, USER_WRITE, round + i),
                     Some(round + i)
                 );
-                assert!(m.refresh_stats().vmas <= 400, "{} mappings", m.stats().vmas);
+                assert!(m.snapshot().vmas <= 400, "{} mappings", m.snapshot().vmas);
             }
         }
         m.audit().unwrap();

@@ -271,7 +271,7 @@ impl Machine {
                 .unwrap_or_default(),
             translator: self.vcpu.stats().clone(),
             callouts_per_1000_instructions: self.vcpu.stats().callouts_per_1000_instructions(),
-            mmu: mmu_counters(self.mmu.stats()),
+            mmu: mmu_counters(&self.mmu.snapshot()),
             devices: device_counters(&self.board.chipset().counters()),
         }
     }
