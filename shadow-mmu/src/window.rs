@@ -17,7 +17,11 @@ use crate::{MmuStats, PAGE_SHIFT, PAGE_SIZE};
 /// Pages in a window.
 pub(crate) const WINDOW_PAGES: u32 = 1 << 20;
 const WINDOW_BYTES: u64 = 1 << 32;
-const GUARD_BYTES: u64 = 1 << 31;
+/// Below: what a negative displacement reaches.
+const GUARD_BELOW: u64 = 2 << 30;
+/// Above: translated code adds a 32-bit offset to a base below 4 GiB (a segment's, or that of the
+/// upper half) without wrapping around, and BT another 256 MiB.
+const GUARD_ABOVE: u64 = 5 << 30;
 /// Pages covered by one bit of the summary: one host page of the record.
 const CHUNK: u32 = 1024;
 
@@ -28,7 +32,7 @@ pub(crate) struct Mapped {
     pub(crate) writable: bool,
 }
 
-/// 4 GiB of reserved address space, aligned to 4 GiB, with 2 GiB of guard region on each side.
+/// 4 GiB of reserved address space, aligned to 4 GiB, with a guard region of its own on each side.
 ///
 /// Nothing in it is accessible but the pages in the record. Invariant: `pages[l]` is 0, or says what is mapped at linear page
 /// `l`: bit 0 writable, bits 31:1 the page of the memory file + 1. A summary bit is set for every chunk with a page mapped.
@@ -44,11 +48,11 @@ pub(crate) struct Window {
 impl Window {
     pub(crate) fn reserve() -> Result<Window, Errno> {
         // 4 GiB of slack to align the base, which is then given back.
-        let length = WINDOW_BYTES * 2 + GUARD_BYTES * 2;
+        let length = WINDOW_BYTES * 2 + GUARD_BELOW + GUARD_ABOVE;
         let start = reserve_anywhere(length)?;
-        let base = (start + GUARD_BYTES).next_multiple_of(WINDOW_BYTES);
-        release(start, base - GUARD_BYTES - start);
-        let end = base + WINDOW_BYTES + GUARD_BYTES;
+        let base = (start + GUARD_BELOW).next_multiple_of(WINDOW_BYTES);
+        release(start, base - GUARD_BELOW - start);
+        let end = base + WINDOW_BYTES + GUARD_ABOVE;
         release(end, start + length - end);
         Ok(Window {
             base,
@@ -266,7 +270,10 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        release(self.base - GUARD_BYTES, WINDOW_BYTES + 2 * GUARD_BYTES);
+        release(
+            self.base - GUARD_BELOW,
+            GUARD_BELOW + WINDOW_BYTES + GUARD_ABOVE,
+        );
     }
 }
 

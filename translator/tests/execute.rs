@@ -268,3 +268,22 @@ fn an_access_that_met_a_device_once_gets_its_own_form_back() {
     let accesses = machine.vcpu.stats().prepared_accesses;
     assert!((5..5000).contains(&accesses), "{accesses} accesses by Rust");
 }
+
+/// Offsets are added to bases without wrapping around; what that reaches beyond 4 GiB must be guard
+/// region, never memory of the monitor.
+#[test]
+fn sums_up_to_8_gib_stay_in_the_guard_region() {
+    let mut machine = Machine::new(32, |a| {
+        a.mov(ebx, -0x1000)?;
+        a.mov(eax, dword_ptr(ebx - 0x0100_1000).gs())?;
+        a.mov(ecx, dword_ptr(ebx - 0x0200_0000))?;
+        a.mov(edx, dword_ptr(ebx + 0x7FFF_FFFF))?;
+        a.hlt()
+    });
+    machine.vcpu.state_mut().seg[seg::GS].base = 0xFFFF_F000;
+    assert_eq!(machine.run(), Exit::Halted);
+    // Holes all: the platform answers with the low byte of the address, counting up.
+    assert_eq!(machine.gpr(reg::EAX), 0x0302_0100);
+    assert_eq!(machine.gpr(reg::ECX), 0x0302_0100);
+    assert_eq!(machine.gpr(reg::EDX), 0x0201_00FF);
+}

@@ -152,7 +152,6 @@ impl Engine {
         self.changed = false;
         self.mode = mode;
         self.view = Some(view);
-        let code_start = self.cache.code_start();
         let readable = self.cache.quiet_poll();
         let context = self.cache.context_mut();
         context.window = view.base;
@@ -172,7 +171,6 @@ impl Engine {
             context.segment_base[index] = if usable { base } else { UNUSABLE_BASE };
         }
         let code = context.cpu.seg[seg::CS];
-        debug_assert!(code_start != 0);
         if mode.is_single() {
             return;
         }

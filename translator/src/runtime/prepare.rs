@@ -9,7 +9,7 @@ use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::Platform;
 use crate::codegen::{Access as SiteAccess, AccessHint, SiteKind};
-use crate::system::Exception;
+use crate::system::{Exception, System};
 use iced_x86::{Instruction, Mnemonic, Register};
 use shadow_mmu::{Access, AccessPlan, Mmu};
 
@@ -54,9 +54,7 @@ fn has_short_address(insn: &Instruction) -> bool {
 pub(super) struct Bounce {
     buffer: Box<Buffer>,
     pending: Option<Pending>,
-    /// Accesses that could have been made without Rust.
-    direct: u64,
-    /// How many of these in a row each site has made, by a hash of its address.
+    /// How many accesses in a row could have been made without Rust, by a hash of the site.
     streaks: Box<[u16; STREAKS]>,
 }
 
@@ -81,7 +79,6 @@ impl Default for Bounce {
         Bounce {
             buffer: Box::new(Buffer([0; MAX_OPERAND])),
             pending: None,
-            direct: 0,
             streaks: Box::new([0; STREAKS]),
         }
     }
@@ -99,11 +96,9 @@ impl Engine {
             return internal("an access from nowhere");
         };
         self.stats.prepared_accesses += 1;
-        let direct_before = self.bounce.direct;
         match self.host_address(access, &insn, mmu, platform) {
-            Ok(address) => {
+            Ok((address, direct)) => {
                 self.cache.context_mut().scratch[0] = address;
-                let direct = self.bounce.direct != direct_before;
                 self.watch_callout(unit, &insn, site, direct);
                 Step::Resume(site)
             }
@@ -137,13 +132,14 @@ impl Engine {
         }
     }
 
+    /// The host address of the operand, and whether it is guest memory itself.
     fn host_address(
         &mut self,
         access: SiteAccess,
         insn: &Instruction,
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
-    ) -> Result<u64, Exception> {
+    ) -> Result<(u64, bool), Exception> {
         let scratch = &mut self.cache.context_mut().scratch;
         let mut offset = scratch[0] as u32;
         if access.bit_offset {
@@ -173,27 +169,28 @@ impl Engine {
         self.bounce.pending = None;
         let image = insn.mnemonic() == Mnemonic::Fxsave;
         if !image && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
-            self.bounce.direct = self.bounce.direct.wrapping_add(1);
-            return Ok(address as u64);
+            return Ok((address as u64, true));
         }
-        // The buffer leaves the engine while the system borrows it.
-        let mut bounce = std::mem::take(&mut self.bounce);
-        let mut system = self.system(mmu, platform);
-        let mut result = Ok(());
+        // Field by field: the buffer is borrowed beside the system.
+        let bounce = &mut self.bounce;
+        let mut system = System {
+            cpu: &mut self.cache.context_mut().cpu,
+            mmu,
+            platform,
+            model: &self.model,
+        };
         if access.write {
-            result = system.check_write(linear, size as usize, privilege);
+            system.check_write(linear, size as usize, privilege)?;
         }
-        if (access.read || may_not_write(insn)) && result.is_ok() {
+        if access.read || may_not_write(insn) {
             let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
-            result = system.read_linear(linear, part, privilege);
+            system.read_linear(linear, part, privilege)?;
         }
         bounce.pending = access.write.then_some(Pending {
             linear,
             size: if image { FXSAVE_WRITTEN } else { size as usize },
         });
-        let address = bounce.buffer.0.as_ptr() as u64;
-        self.bounce = bounce;
-        result.map(|()| address)
+        Ok((bounce.buffer.0.as_ptr() as u64, false))
     }
 
     /// The instruction has written to the operand prepared last.
@@ -201,12 +198,15 @@ impl Engine {
         let Some(Pending { linear, size }) = self.bounce.pending.take() else {
             return Step::Resume(site);
         };
-        let bounce = std::mem::take(&mut self.bounce);
-        let mut system = self.system(mmu, platform);
+        let mut system = System {
+            cpu: &mut self.cache.context_mut().cpu,
+            mmu: &mut *mmu,
+            platform: &mut *platform,
+            model: &self.model,
+        };
         let privilege = system.privilege();
-        let data = bounce.buffer.0.get(..size).unwrap_or_default();
+        let data = self.bounce.buffer.0.get(..size).unwrap_or_default();
         let result = system.write_linear(linear, data, privilege);
-        self.bounce = bounce;
         if let Err(exception) = result {
             // `prepare` has checked the write; only another write in between can change that.
             let Some((_, _, insn)) = self.site(site) else {
