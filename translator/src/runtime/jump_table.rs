@@ -28,9 +28,10 @@ pub(crate) struct JumpTable {
 unsafe impl Send for JumpTable {}
 
 impl JumpTable {
-    /// A table for EIPs up to `limit`, all empty.
+    /// A table for EIPs up to `limit` + 1, all empty.
     pub(crate) fn new(limit: u32) -> io::Result<JumpTable> {
-        let count = (u64::from(limit) + 1).next_multiple_of(EIPS_PER_PAGE);
+        // One entry beyond the limit: an instruction that ends at the limit is followed by it.
+        let count = (u64::from(limit) + 2).next_multiple_of(EIPS_PER_PAGE);
         let bytes =
             NonZeroUsize::new(count as usize * 4).ok_or_else(|| io::Error::other("empty table"))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -125,5 +126,18 @@ impl Drop for JumpTable {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`.
         let _ = unsafe { munmap(self.entries.cast(), self.count as usize * 4) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_eip_behind_the_limit_has_an_entry() {
+        for limit in [0xFFFF, 0xFFE, 0xFFFF_FFFE] {
+            let table = JumpTable::new(limit).expect("address space");
+            assert!(u64::from(limit) + 1 < table.count, "{limit:#x}");
+        }
     }
 }
