@@ -10,6 +10,7 @@ pub mod initrd;
 pub mod modules;
 pub mod moo;
 pub mod native;
+pub mod open_bus;
 pub mod packages;
 pub mod paths;
 pub mod programs;

@@ -1,9 +1,10 @@
 //! Two machines in one process whose guest-physical pages hold different things at the same addresses,
 //! code included. They run in turns and must not see each other.
 
+use ringshift_tests::open_bus::OpenBus;
 use shadow_mmu::{Mmu, MmuConfig};
 use translator::state::{Segment, cr0, seg};
-use translator::{CpuState, Exit, Platform, RunLimits, Vcpu, VcpuConfig};
+use translator::{CpuState, Exit, RunLimits, Vcpu, VcpuConfig};
 
 const CODE: u32 = 0x1000;
 const SUM: u32 = 0x2000;
@@ -26,32 +27,6 @@ const PROGRAM: [u8; 37] = [
     0xF4, // hlt
     0xEB, 0xDB, // jmp start
 ];
-
-/// A machine with nothing on its buses.
-struct Bare;
-
-impl Platform for Bare {
-    fn port_read(&mut self, _port: u16, _size: u8) -> u32 {
-        0
-    }
-    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
-    fn mmio_read(&mut self, _gpa: u64, data: &mut [u8]) {
-        data.fill(0xFF);
-    }
-    fn mmio_write(&mut self, _gpa: u64, _data: &[u8]) {}
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge_interrupt(&mut self) -> u8 {
-        0
-    }
-    fn attention(&mut self) -> bool {
-        false
-    }
-    fn tsc(&mut self) -> u64 {
-        0
-    }
-}
 
 /// A machine, and what its program must compute.
 struct Machine {
@@ -111,7 +86,10 @@ impl Machine {
     fn run_round(&mut self) {
         loop {
             let limits = RunLimits::default();
-            match self.vcpu.run(&mut self.mmu, &mut Bare, limits) {
+            match self
+                .vcpu
+                .run(&mut self.mmu, &mut OpenBus::default(), limits)
+            {
                 Exit::Halted => return,
                 Exit::Kicked | Exit::Budget | Exit::Decide => {}
                 other => panic!("the guest left with {other:?}"),
@@ -157,7 +135,7 @@ fn two_machines_instruction_by_instruction() {
         while halted != [true; 2] {
             for (machine, halted) in machines.iter_mut().zip(&mut halted) {
                 if !*halted {
-                    match machine.vcpu.step(&mut machine.mmu, &mut Bare) {
+                    match machine.vcpu.step(&mut machine.mmu, &mut OpenBus::default()) {
                         Exit::Halted => *halted = true,
                         Exit::Kicked | Exit::Budget | Exit::Decide => {}
                         other => panic!("the guest left with {other:?}"),

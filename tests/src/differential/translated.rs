@@ -8,12 +8,13 @@
 use super::guest::{MONITOR, World, guest_memory, layout, load};
 use crate::native::stage::{self, Access, PAGE, REGIONS};
 use crate::native::{MachineState, Outcome, Trap};
+use crate::open_bus::OpenBus;
 use shadow_mmu::{Mmu, MmuConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use translator::state::reg;
-use translator::{Exit, Kicker, Platform, RunLimits, Vcpu, VcpuConfig};
+use translator::{Exit, Kicker, RunLimits, Vcpu, VcpuConfig};
 
 /// How long one case may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,43 +34,6 @@ pub enum TranslatedError {
     /// The vCPU halted somewhere else than in a handler.
     #[error("the vCPU halted at {0:#x}, which is no handler")]
     Lost(u32),
-}
-
-/// A machine with nothing on its buses.
-#[derive(Debug, Default)]
-struct Bare {
-    tsc: u64,
-}
-
-impl Platform for Bare {
-    fn port_read(&mut self, _port: u16, size: u8) -> u32 {
-        u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)))
-    }
-
-    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
-
-    fn mmio_read(&mut self, _gpa: u64, data: &mut [u8]) {
-        data.fill(0xFF);
-    }
-
-    fn mmio_write(&mut self, _gpa: u64, _data: &[u8]) {}
-
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-
-    fn acknowledge_interrupt(&mut self) -> u8 {
-        0
-    }
-
-    fn attention(&mut self) -> bool {
-        false
-    }
-
-    fn tsc(&mut self) -> u64 {
-        self.tsc += 1;
-        self.tsc
-    }
 }
 
 /// Kicks the vCPU twice a time-out for as long as it lives.
@@ -116,7 +80,7 @@ pub struct TranslatedRunner {
     lowest: u32,
     vcpu: Vcpu,
     mmu: Mmu,
-    platform: Bare,
+    platform: OpenBus,
     /// The image of the data regions as the guest's memory has it.
     image: Vec<u8>,
     _watchdog: Watchdog,
@@ -153,7 +117,7 @@ impl TranslatedRunner {
             _watchdog: Watchdog::start(vcpu.kicker()),
             vcpu,
             mmu,
-            platform: Bare::default(),
+            platform: OpenBus::default(),
             image: vec![0; stage::data_len()],
         })
     }

@@ -1,6 +1,7 @@
 //! A machine in real mode that runs recorded instructions.
 
 use super::{Case, Register, State};
+use crate::open_bus::OpenBus;
 use shadow_mmu::{Mmu, MmuConfig, MmuError, RangeKind};
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use translator::state::{CpuState, Segment, cr0, eflags, reg, seg};
-use translator::{Exit, Platform, RunLimits, Vcpu, VcpuConfig, VcpuError};
+use translator::{Exit, RunLimits, Vcpu, VcpuConfig, VcpuError};
 
 /// Memory of the machine that the recordings were made on: all that 24 address lines reach.
 const MEMORY: u64 = 16 << 20;
@@ -122,32 +123,6 @@ impl fmt::Display for Difference {
                 found,
             } => write!(f, "[{address:05x}] {found:02x} for {expected:02x}"),
         }
-    }
-}
-
-/// A bus with nothing on it: reads find all lines high.
-struct OpenBus;
-
-impl Platform for OpenBus {
-    fn port_read(&mut self, _: u16, _: u8) -> u32 {
-        u32::MAX
-    }
-    fn port_write(&mut self, _: u16, _: u8, _: u32) {}
-    fn mmio_read(&mut self, _: u64, data: &mut [u8]) {
-        data.fill(0xFF);
-    }
-    fn mmio_write(&mut self, _: u64, _: &[u8]) {}
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge_interrupt(&mut self) -> u8 {
-        0
-    }
-    fn attention(&mut self) -> bool {
-        false
-    }
-    fn tsc(&mut self) -> u64 {
-        0
     }
 }
 
@@ -292,7 +267,7 @@ impl Machine {
         loop {
             let exit = self
                 .vcpu
-                .run(&mut self.mmu, &mut OpenBus, RunLimits::default());
+                .run(&mut self.mmu, &mut OpenBus::default(), RunLimits::default());
             if exit != Exit::Kicked || periods == PATIENCE {
                 return exit;
             }
@@ -302,7 +277,7 @@ impl Machine {
 
     fn step_until_halted(&mut self) -> Exit {
         for _ in 0..STEPS {
-            let exit = self.vcpu.step(&mut self.mmu, &mut OpenBus);
+            let exit = self.vcpu.step(&mut self.mmu, &mut OpenBus::default());
             if exit != Exit::Budget {
                 return exit;
             }
