@@ -198,6 +198,14 @@ impl CodeCache {
         self.used = (self.used + length).next_multiple_of(16).min(self.capacity);
     }
 
+    /// Gives back the code from host address `at` to the end.
+    pub(crate) fn rewind(&mut self, at: u64) {
+        let used = at.wrapping_sub(self.code_start()) as usize;
+        if (self.stub_bytes..=self.used).contains(&used) {
+            self.used = used;
+        }
+    }
+
     /// Overwrites code at host address `at`; outside the cache nothing happens.
     pub(crate) fn patch(&mut self, at: u64, bytes: &[u8]) {
         let Some(offset) = at.checked_sub(self.code_start()).map(|o| o as usize) else {

@@ -60,6 +60,9 @@ pub(crate) struct Engine {
     pub(super) bounce: Bounce,
     /// The single-instruction unit that was entered last.
     pub(super) stepping: Option<u32>,
+    /// A unit that holds for one entry only, made from device memory; and where the cache ended
+    /// behind it.
+    pub(super) volatile: Option<(u32, usize)>,
     /// Run the next instruction alone, with all accesses through Rust.
     pub(super) slow_next: bool,
     /// A dead unit was entered: its entry shall lead to its successor.
@@ -142,6 +145,7 @@ impl Engine {
             changed: true,
             bounce: Bounce::default(),
             stepping: None,
+            volatile: None,
             slow_next: false,
             forward: None,
             single_steps: 0,
@@ -293,9 +297,17 @@ impl Engine {
         self.cache.context_mut().fpu_loaded = 0;
         let mut target = entry;
         loop {
+            let invalidations = self.stats.invalidations;
             self.enter(target, mmu, platform);
             match self.handle_exit(mmu, platform) {
-                Step::Resume(address) => target = address,
+                Step::Resume(address) => {
+                    // A window was filled, a device worked: code may have changed on the way.
+                    self.drain_events(mmu);
+                    if self.stats.invalidations != invalidations {
+                        self.leave_if_dead(address);
+                    }
+                    target = address;
+                }
                 Step::Boundary => return None,
                 Step::Leave(exit) => return Some(exit),
             }

@@ -151,9 +151,6 @@ impl Engine {
     /// The window has been filled: the instruction starts again.
     fn hidden(&mut self, at: At) -> Step {
         self.stats.hidden_faults += 1;
-        if self.units.get(at.unit).is_some_and(|unit| unit.dead) {
-            return Step::Boundary;
-        }
         Step::Resume(at.start)
     }
 

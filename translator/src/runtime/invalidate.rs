@@ -80,6 +80,24 @@ impl Engine {
         self.cache.patch_rel32(at + 1, target);
     }
 
+    /// The instruction under way at host address `at` is completed, but if its unit is no longer
+    /// valid, that is left in front of the next one.
+    pub(super) fn leave_if_dead(&mut self, at: u64) {
+        let unit = self
+            .units
+            .at_host(at)
+            .and_then(|index| self.units.get(index))
+            .filter(|unit| unit.dead && !unit.key.mode.is_single());
+        if let Some(unit) = unit {
+            let offset = (at - unit.host) as u32;
+            let next = unit.instructions.partition_point(|map| map.host < offset);
+            if let Some(next) = unit.instructions.get(next) {
+                let at = unit.host + u64::from(next.host);
+                self.plant_dead_call(at);
+            }
+        }
+    }
+
     /// Gives one unit up: a hint says that it should be translated differently.
     pub(super) fn discard(&mut self, index: u32) {
         self.units.retire(index);
@@ -105,6 +123,7 @@ impl Engine {
         }
         self.cache.clear();
         self.stepping = None;
+        self.volatile = None;
         self.forward = None;
     }
 }

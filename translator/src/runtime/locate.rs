@@ -24,6 +24,9 @@ pub(super) struct CodeSpace {
 const MAX_CODE_SPACES: usize = 512;
 /// A unit never needs more bytes of code than this.
 const UNIT_RESERVE: usize = 64 << 10;
+/// What is fetched for a unit of one instruction, which has 15 bytes at most.
+const FETCH_BYTES: usize = 16;
+
 struct PageSource<'a> {
     units: &'a Units,
     page: u32,
@@ -61,7 +64,6 @@ impl Engine {
         } else if single {
             mode = mode.single();
         }
-        self.make_ready(mmu, mode);
         let cpu = self.state();
         let (eip, linear) = (cpu.eip, cpu.linear_eip());
         let code_limit = cpu.seg[seg::CS].limit;
@@ -70,12 +72,18 @@ impl Engine {
             Ok(resolved) => resolved,
             Err(fault) => return Err(self.raise(mmu, platform, fault.into())),
         };
+        if !is_memory(resolved.target) {
+            // What a device holds may change at any time: each instruction is fetched anew.
+            mode = mode.single();
+        }
+        self.make_ready(mmu, mode);
         let key = UnitKey {
             gpa: resolved.gpa as u32,
             eip,
             mode,
             code_limit,
         };
+        self.drop_volatile();
         let found = self.units.find(&key);
         let index = match found {
             Some(index) if self.second_page_agrees(mmu, index, linear, access) => index,
@@ -100,6 +108,7 @@ impl Engine {
             self.stepping = Some(index);
             self.stats.slow_instructions += u64::from(slow && !tf);
         } else if !self.logging
+            && self.volatile.is_none()
             && let Some(space) = self.code_space
             && let Some(table) = self.code_spaces.get_mut(&space)
         {
@@ -253,6 +262,9 @@ impl Engine {
         let page_offset = key.gpa & 0xFFF;
         let in_page = 4096 - page_offset;
         let mut code = vec![0; in_page as usize];
+        if key.mode.is_single() {
+            code.truncate(FETCH_BYTES);
+        }
         read_code(mmu, platform, u64::from(key.gpa), target, &mut code);
         let mut second_page = None;
         let mut second_target = PhysTarget::Ram;
@@ -291,9 +303,9 @@ impl Engine {
             };
             let mut rest = [0; 16];
             read_code(mmu, platform, resolved.gpa, resolved.target, &mut rest);
+            second_target = resolved.target;
             code.extend_from_slice(&rest);
             second_page = Some((resolved.gpa >> 12) as u32);
-            second_target = resolved.target;
         };
         let host = self.cache.next_address();
         self.cache.append(&built.code);
@@ -315,6 +327,9 @@ impl Engine {
             dead: false,
         });
         self.buffer = built.code;
+        if !is_memory(target) || !is_memory(second_target) {
+            self.volatile = Some((index, self.cache.used()));
+        }
         self.trace(mmu, gfn, target);
         if let Some(second) = second_page {
             self.trace(mmu, second, second_target);
@@ -322,14 +337,35 @@ impl Engine {
         Ok(index)
     }
 
+    /// Forgets the unit that was made from device memory, if the last one was; its room is used again.
+    fn drop_volatile(&mut self) {
+        let Some((index, end)) = self.volatile.take() else {
+            return;
+        };
+        self.discard(index);
+        if self.cache.used() == end
+            && let Some(host) = self.units.pop_dead(index)
+        {
+            self.cache.rewind(host);
+        }
+        if self.stepping == Some(index) {
+            self.stepping = None;
+        }
+    }
+
     pub(super) fn trace(&mut self, mmu: &mut Mmu, gfn: u32, target: PhysTarget) {
-        if matches!(target, PhysTarget::Ram | PhysTarget::Rom)
+        if is_memory(target)
             && let Some(page) = self.units.pages.get_mut(&gfn)
             && !std::mem::replace(&mut page.traced, true)
         {
             mmu.trace_code(gfn);
         }
     }
+}
+
+/// RAM or ROM: a trace tells when it changes.
+fn is_memory(target: PhysTarget) -> bool {
+    matches!(target, PhysTarget::Ram | PhysTarget::Rom)
 }
 
 /// Reads code from memory, or from a device or hole the way the bus would answer.
@@ -340,7 +376,7 @@ fn read_code(
     target: PhysTarget,
     code: &mut [u8],
 ) {
-    if matches!(target, PhysTarget::Ram | PhysTarget::Rom) && mmu.read_phys(gpa, code).is_ok() {
+    if is_memory(target) && mmu.read_phys(gpa, code).is_ok() {
         return;
     }
     let mut at = gpa;

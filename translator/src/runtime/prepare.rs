@@ -215,22 +215,6 @@ impl Engine {
             self.set_eip(insn.ip32());
             return self.raise(mmu, platform, exception);
         }
-        self.drain_events(mmu);
-        let Some((index, _, _)) = self.site(site) else {
-            return internal("a write from nowhere");
-        };
-        if let Some(unit) = self.units.get(index)
-            && unit.dead
-            && !self.mode.is_single()
-        {
-            // The instruction changed its own unit: it is completed, then the unit is left.
-            let offset = (site - unit.host) as u32;
-            let next = unit.instructions.partition_point(|map| map.host < offset);
-            if let Some(next) = unit.instructions.get(next) {
-                let at = unit.host + u64::from(next.host);
-                self.plant_dead_call(at);
-            }
-        }
         Step::Resume(site)
     }
 }

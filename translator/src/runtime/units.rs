@@ -223,6 +223,24 @@ impl Units {
         }
     }
 
+    /// Takes the newest unit out for good, if it is number `index` and dead; returns its host address.
+    pub(crate) fn pop_dead(&mut self, index: u32) -> Option<u64> {
+        if index as usize + 1 != self.units.len() || !self.units.last()?.dead {
+            return None;
+        }
+        let unit = self.units.pop()?;
+        self.hosts.pop();
+        for gfn in [Some(unit.key.gpa >> 12), unit.second_page]
+            .into_iter()
+            .flatten()
+        {
+            if let Some(page) = self.pages.get_mut(&gfn) {
+                page.units.retain(|&other| other != index);
+            }
+        }
+        Some(unit.host)
+    }
+
     /// True when no live unit has bytes in the page.
     pub(crate) fn page_is_empty(&self, gfn: u32) -> bool {
         self.pages

@@ -18,7 +18,17 @@ pub(crate) struct Ports {
     pub(crate) written: Vec<(u16, u32)>,
     /// Address and bytes written to device memory.
     pub(crate) memory: Vec<(u64, Vec<u8>)>,
+    /// Device memory at A0000h that keeps what is written to it.
+    pub(crate) screen: Vec<u8>,
+    /// What is read behind the end of RAM.
+    pub(crate) hole: Vec<u8>,
+    /// Bytes of the largest read of device memory.
+    pub(crate) largest_read: usize,
 }
+
+/// Where [`Ports::screen`] and [`Ports::hole`] are.
+const SCREEN: u64 = 0xA_0000;
+const RAM_END: u64 = 4 << 20;
 
 impl Platform for Ports {
     fn port_read(&mut self, port: u16, _: u8) -> u32 {
@@ -28,12 +38,26 @@ impl Platform for Ports {
         self.written.push((port, value));
     }
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        self.largest_read = self.largest_read.max(data.len());
         for (i, byte) in data.iter_mut().enumerate() {
-            *byte = (gpa as u8).wrapping_add(i as u8);
+            let at = gpa + i as u64;
+            let device = at
+                .checked_sub(SCREEN)
+                .and_then(|o| self.screen.get(o as usize));
+            let hole = at
+                .checked_sub(RAM_END)
+                .and_then(|o| self.hole.get(o as usize));
+            *byte = device.or(hole).copied().unwrap_or(at as u8);
         }
     }
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         self.memory.push((gpa, data.to_vec()));
+        for (i, &byte) in data.iter().enumerate() {
+            let offset = (gpa + i as u64).wrapping_sub(SCREEN) as usize;
+            if let Some(cell) = self.screen.get_mut(offset) {
+                *cell = byte;
+            }
+        }
     }
     fn interrupt_pending(&mut self) -> bool {
         false
@@ -105,6 +129,9 @@ impl Machine {
             ports: Ports {
                 written: Vec::new(),
                 memory: Vec::new(),
+                screen: Vec::new(),
+                hole: Vec::new(),
+                largest_read: 0,
             },
         }
     }
