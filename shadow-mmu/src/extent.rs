@@ -194,9 +194,11 @@ impl Mmu {
             e & (bits::P | bits::PS) == bits::P | bits::PS
                 && like(e, at)
                 && window.next_mapped(at, at + ENTRIES).is_none()
+                && !self.watched.any_within(at, ENTRIES)
         };
         let single = |at: u32| {
             window.mapped(at).is_none()
+                && !self.watched.contains(at)
                 && tree.leaf(&self.pool, at).is_some_and(|l| like(l.entry, at))
         };
         let mut end = page + 1;

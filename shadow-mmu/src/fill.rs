@@ -361,8 +361,11 @@ impl Mmu {
     }
 
     /// Maps a page that has a shadow entry in the window of its space, with its neighbours as far as one call can. False if the
-    /// host refuses.
+    /// page is watched or the host refuses.
     pub(crate) fn map_page(&mut self, slot: u8, page: u32) -> bool {
+        if self.watched.contains(page) {
+            return false;
+        }
         self.make_room(4);
         self.ensure_window(slot);
         let Some(space) = self.spaces.get(slot) else {

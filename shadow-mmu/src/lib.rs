@@ -19,6 +19,7 @@ mod tlb;
 mod traces;
 mod types;
 mod walk;
+mod watch;
 mod window;
 mod zap;
 

@@ -10,6 +10,7 @@ use crate::space::{Space, SpaceKind};
 use crate::tlb::Tlb;
 use crate::traces::{Trace, Traces};
 use crate::walk::{Paging, Role, Tables};
+use crate::watch::Watched;
 use crate::window::Window;
 use crate::{
     Access, MmuError, MmuEvent, MmuStats, PAGE_SHIFT, PAGE_SIZE, PagingRegs, PhysError, PhysTarget,
@@ -117,6 +118,8 @@ pub struct Mmu {
     /// `user_regions` is to be computed again.
     pub(crate) user_regions_dirty: bool,
     pub(crate) prediction: Option<Prediction>,
+    /// Pages that no window maps: data breakpoints.
+    pub(crate) watched: Watched,
     // Policy state.
     /// Counts activations, for ages.
     pub(crate) clock: u64,
@@ -183,6 +186,7 @@ impl Mmu {
             },
             user_regions_dirty: true,
             prediction: None,
+            watched: Watched::default(),
             clock: 0,
             next_tag: 1,
             next_generation: 0,

@@ -132,7 +132,7 @@ pub enum FaultOutcome {
     Filled,
     /// A supervisor access to a U = 1 page, legal, and now mapped in the *user* window.
     UserPage,
-    /// Legal, but it cannot be mapped for this access (device, hole, write to ROM or to a traced page): carry it out by
+    /// Legal, but it cannot be mapped for this access (device, hole, write to ROM or to a traced page, watched page): carry it out by
     /// [`Mmu::read_phys`](crate::Mmu::read_phys), [`Mmu::write_phys`](crate::Mmu::write_phys) or the device.
     Trapped(Resolved),
     /// A true fault.

@@ -229,3 +229,42 @@ fn linear_writes_are_all_or_nothing() {
     assert_eq!(back, [1, 2, 3, 4]);
     assert_eq!(get32(&m, DATA + 0x8000), 0x0403);
 }
+
+#[test]
+fn a_watched_page_is_in_no_window() {
+    let mut m = mmu(64);
+    put32(&mut m, 0x5000, 1234);
+    assert_eq!(access(&mut m, 0x5000, READ, 0), Some(1234));
+    let base = m.view(Privilege::Supervisor).base;
+    m.watch_pages([5, 0x2000]);
+    assert_eq!(peek(base, 0x5000), None, "unmapped at once");
+    assert!(matches!(
+        m.handle_fault(0x5000, READ),
+        FaultOutcome::Trapped(Resolved {
+            gpa: 0x5000,
+            target: PhysTarget::Ram,
+            traced: false
+        })
+    ));
+    assert!(matches!(m.plan(0x5000, 4, READ), Ok(AccessPlan::Direct(_))));
+    // Around them everything is mapped, in large pieces as well.
+    assert_eq!(access(&mut m, 0x4ffc, WRITE, 7), Some(7));
+    assert_eq!(access(&mut m, 0x1ff_f000, WRITE, 8), Some(8));
+    assert_eq!(access(&mut m, 0x200_1000, WRITE, 9), Some(9));
+    assert_eq!(peek(base, 0x200_0000), None);
+    m.audit().unwrap();
+    m.watch_pages([]);
+    assert_eq!(access(&mut m, 0x5000, READ, 0), Some(1234));
+    m.audit().unwrap();
+    // With paging on: in the user window and in the supervisor window.
+    let mut m = guest();
+    assert_eq!(access(&mut m, USER, USER_WRITE, 7), Some(7));
+    m.watch_pages([USER >> 12]);
+    let base = m.view(Privilege::User).base;
+    assert_eq!(peek(base, USER), None);
+    assert!(matches!(
+        m.handle_fault(USER, READ),
+        FaultOutcome::Trapped(_)
+    ));
+    m.audit().unwrap();
+}

@@ -289,8 +289,13 @@ pub struct CpuState {
     pub cpl: u8,
     /// Interrupts are held off for one instruction.
     pub interrupt_shadow: InterruptShadow,
+    /// An NMI has been signalled and not been taken yet.
+    pub nmi_pending: bool,
     /// An NMI is being handled: others wait until IRET.
     pub nmi_blocked: bool,
+    /// Bits of DR6 for the debug trap that is due before the next instruction, once no load of SS
+    /// holds it off; 0 if none is.
+    pub pending_debug: u32,
     /// Model-specific registers.
     pub msrs: Msrs,
     /// x87, MMX and SSE state.
@@ -331,7 +336,9 @@ impl CpuState {
             dr: [0, 0, 0, 0, 0, 0, 0xFFFF_0FF0, 0x400],
             cpl: 0,
             interrupt_shadow: InterruptShadow::None,
+            nmi_pending: false,
             nmi_blocked: false,
+            pending_debug: 0,
             msrs: Msrs {
                 pat: 0x0007_0406_0007_0406,
                 ..Msrs::default()
@@ -376,6 +383,17 @@ impl CpuState {
     /// Guest-linear address of the next instruction.
     pub fn linear_eip(&self) -> u32 {
         self.seg[seg::CS].base.wrapping_add(self.eip)
+    }
+
+    /// True when a debug trap is to be taken before the next instruction (Intel SDM vol. 3A, table
+    /// 6-2: it goes before interrupts).
+    pub fn debug_trap_due(&self) -> bool {
+        self.pending_debug != 0 && self.interrupt_shadow != InterruptShadow::MovSs
+    }
+
+    /// True when the NMI that is pending can be taken before the next instruction.
+    pub fn accepts_nmi(&self) -> bool {
+        self.nmi_pending && !self.nmi_blocked && self.interrupt_shadow != InterruptShadow::MovSs
     }
 
     /// True when an external interrupt can be taken before the next instruction.

@@ -131,6 +131,19 @@ impl Vcpu {
             .unwrap_or(Exit::Decide)
     }
 
+    /// An edge of the NMI wire. It is taken at the first instruction boundary where no earlier NMI is
+    /// being handled (until IRET) and no load of SS holds it off, and wakes a halted processor up. A
+    /// second edge before that is lost, as on the processor (Intel SDM vol. 3A, section 6.7).
+    pub fn raise_nmi(&mut self) {
+        self.engine.raise_nmi();
+    }
+
+    /// Takes the pending NMI if the vCPU accepts it now ([`CpuState::accepts_nmi`]); [`Vcpu::run`]
+    /// does so itself. Comes back with [`Exit::Decide`] when it has been delivered.
+    pub fn take_nmi(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Exit {
+        self.engine.take_nmi(mmu, platform).unwrap_or(Exit::Decide)
+    }
+
     /// Bytes of the translation cache in use.
     pub fn cache_used(&self) -> usize {
         self.engine.cache_used()

@@ -46,7 +46,7 @@ impl DescriptorTables {
             interrupt_flag: state.interrupt_flag(),
             trap_flag: state.eflags & eflags::TF != 0,
             interrupt_shadow: state.interrupt_shadow != InterruptShadow::None,
-            debug_registers_enabled: state.dr[7] & DR7_ENABLES != 0,
+            debug_registers_enabled: state.dr[7] & DR7_ENABLES != 0 || state.pending_debug != 0,
             reversible,
             code_size: if state.seg[seg::CS].is_big() {
                 CodeSize::Bits32

@@ -35,7 +35,9 @@ impl Builder<'_> {
         let segments =
             (!source || flat(insn.memory_segment().number())) && (!destination || flat(seg::ES));
         let hint = matches!(self.hint, AccessHint::None | AccessHint::UserWindow);
-        if !segments || !hint || Self::short_pointers(insn) {
+        // A single step stops after each iteration.
+        let stepped = self.t.mode.traps();
+        if !segments || !hint || stepped || Self::short_pointers(insn) {
             return Ok(self.callout(CalloutKind::String));
         }
         if source {

@@ -12,7 +12,8 @@ use super::{signal, switch};
 use crate::codegen::asm::Asm;
 use crate::codegen::mode::Mode;
 use crate::state::{CpuState, InterruptShadow, cr0, eflags, reg};
-use crate::system::{CpuModel, Exception, System, vector};
+use crate::system::debug::Armed;
+use crate::system::{CpuModel, EventKind, Exception, System, vector};
 use crate::{Exit, Platform, RunLimits};
 use shadow_mmu::{Mmu, MmuEvent, Privilege, SpaceId, View};
 use std::io;
@@ -74,6 +75,8 @@ pub(crate) struct Engine {
     pub(super) regions_spaces: Option<(SpaceId, SpaceId)>,
     pub(super) regions_usable: bool,
     pub(super) fsgsbase: bool,
+    /// The breakpoints that jump tables and windows leave room for.
+    pub(super) armed: Armed,
     /// The execution log is on: units are neither linked nor put into jump tables.
     pub(super) logging: bool,
 }
@@ -152,6 +155,7 @@ impl Engine {
             regions_generation: u64::MAX,
             regions_spaces: None,
             regions_usable: false,
+            armed: Armed::default(),
             fsgsbase: switch::host_has_fsgsbase(),
             logging: false,
         })
@@ -227,18 +231,37 @@ impl Engine {
         let steps_before = self.single_steps;
         loop {
             self.drain_events(mmu);
+            // In the order of Intel SDM vol. 3A, table 6-2: traps of the instruction before, NMI,
+            // interrupts, the breakpoint on the next instruction.
+            if self.state().debug_trap_due()
+                && let Some(exit) = self.debug_trap(mmu, platform)
+            {
+                return exit;
+            }
             if single {
                 if self.single_steps != steps_before {
                     return Exit::Budget;
                 }
-            } else if let Some(exit) = self.boundary(platform, limits, &mut decided) {
-                return exit;
+            } else {
+                if self.state().accepts_nmi()
+                    && let Some(exit) = self.take_nmi(mmu, platform)
+                {
+                    return exit;
+                }
+                if let Some(exit) = self.boundary(platform, limits, &mut decided) {
+                    return exit;
+                }
             }
-            let shadow = self.state().interrupt_shadow != InterruptShadow::None;
-            if shadow {
-                self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::None;
-            }
-            let entry = match self.locate(mmu, platform, single || shadow) {
+            let watched = match self.breakpoints(mmu, platform) {
+                Ok(watched) => watched,
+                Err(Step::Leave(exit)) => return exit,
+                Err(_) => continue,
+            };
+            // In force for one instruction, whether that takes one entry or several.
+            let shadow = self.state().interrupt_shadow;
+            let alone = single || watched || shadow != InterruptShadow::None;
+            let completed = self.single_steps;
+            let entry = match self.locate(mmu, platform, alone) {
                 Ok(entry) => entry,
                 Err(Step::Leave(exit)) => return exit,
                 Err(_) => {
@@ -250,7 +273,12 @@ impl Engine {
             if single && self.privilege() == Privilege::User {
                 self.stats.replays_user += 1;
             }
-            if let Some(exit) = self.execute(entry, mmu, platform) {
+            self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::None;
+            let exit = self.execute(entry, mmu, platform);
+            if shadow != InterruptShadow::None && self.single_steps == completed {
+                self.cache.context_mut().cpu.interrupt_shadow = shadow;
+            }
+            if let Some(exit) = exit {
                 return exit;
             }
         }
@@ -326,10 +354,15 @@ impl Engine {
             .address();
         let empty = self.empty_table.address();
         let in_window = self.mode.stack_in_window();
+        let alone = self.mode.is_single();
         let context = self.cache.context_mut();
         let cpu = &context.cpu;
         context.flags = u64::from(cpu.eflags & eflags::LIVE) | HOST_FLAGS;
         context.eflags_rest = cpu.eflags & !(eflags::LIVE | eflags::IF) | eflags::FIXED;
+        if !alone {
+            // It lasts for one instruction, and only an instruction breakpoint asks for it.
+            context.eflags_rest &= !eflags::RF;
+        }
         context.interrupt_flag = u8::from(cpu.interrupt_flag());
         let esp = u64::from(cpu.gpr[reg::ESP]);
         context.stack = if in_window { context.window | esp } else { esp };
@@ -378,6 +411,16 @@ impl Engine {
             self.stats.exceptions += 1;
         }
         self.changed = true;
+        let mut exception = exception;
+        let cpu = &mut self.cache.context_mut().cpu;
+        match exception.kind {
+            // The instruction is not done, so nothing it has met on the way counts.
+            EventKind::Fault => cpu.pending_debug = 0,
+            EventKind::Trap if exception.vector == vector::DB => {
+                exception.dr6 |= std::mem::take(&mut cpu.pending_debug);
+            }
+            _ => {}
+        }
         match self.system(mmu, platform).deliver(exception) {
             Ok(()) => Step::Boundary,
             Err(_) => Step::Leave(Exit::Shutdown),

@@ -3,7 +3,7 @@
 use super::context::Reason;
 use super::engine::{Engine, Step};
 use crate::codegen::{CalloutKind, SiteKind, table_jump};
-use crate::state::{CpuState, cr0, seg};
+use crate::state::{CpuState, InterruptShadow, cr0, eflags, seg};
 use crate::system::{Exception, Flow, debug, vector};
 use crate::{Exit, Platform};
 use iced_x86::{Instruction, OpKind};
@@ -43,27 +43,37 @@ impl Engine {
                 match next {
                     Some(eip) => {
                         self.set_eip(eip);
-                        self.step_done(mmu, platform, true)
+                        self.host_step_done(mmu)
                     }
                     None => internal("a step ended in no unit"),
                 }
             }
             Some(Reason::SteppedTo) => {
                 self.set_eip(target);
-                self.step_done(mmu, platform, true)
+                self.host_step_done(mmu)
             }
             None => internal("an exit without a reason"),
         }
     }
 
-    /// An instruction that ran alone is complete: the single-step trap is due if TF was set.
-    fn step_done(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform, traps: bool) -> Step {
+    /// An instruction that ran alone, or an iteration of one, is complete: the single-step trap is
+    /// due if TF was set when it began. A load of SS takes none (Intel SDM vol. 3A, section 6.8.3).
+    fn step_done(&mut self, mmu: &mut Mmu) -> Step {
         self.single_steps += 1;
         self.drain_events(mmu);
-        if traps && self.mode.traps() {
-            return self.raise(mmu, platform, debug::single_step_trap());
+        let traps = self.mode.traps();
+        let cpu = &mut self.cache.context_mut().cpu;
+        if traps && cpu.interrupt_shadow != InterruptShadow::MovSs {
+            cpu.pending_debug |= debug::dr6::BS;
         }
         Step::Boundary
+    }
+
+    /// As [`Engine::step_done`], for an instruction that was not carried out by `System`, which
+    /// clears RF itself.
+    fn host_step_done(&mut self, mmu: &mut Mmu) -> Step {
+        self.cache.context_mut().cpu.eflags &= !eflags::RF;
+        self.step_done(mmu)
     }
 
     pub(super) fn set_eip(&mut self, eip: u32) {
@@ -115,7 +125,7 @@ impl Engine {
                     self.changed = true;
                 }
                 if single {
-                    return self.step_done(mmu, platform, true);
+                    return self.step_done(mmu);
                 }
                 if self.may_resume(index, kind, platform) {
                     Step::Resume(site)
@@ -124,13 +134,17 @@ impl Engine {
                 }
             }
             Ok(Flow::Halt) => {
-                self.single_steps += 1;
+                self.step_done(mmu);
+                if self.state().pending_debug != 0 {
+                    // The trap wakes the processor up at once.
+                    return Step::Boundary;
+                }
                 Step::Leave(Exit::Halted)
             }
             Ok(Flow::Jumped) => {
                 self.changed = true;
                 if single {
-                    self.step_done(mmu, platform, true)
+                    self.step_done(mmu)
                 } else {
                     Step::Boundary
                 }
@@ -146,7 +160,7 @@ impl Engine {
             }
             Ok(Flow::StepBack) => {
                 if single {
-                    self.step_done(mmu, platform, true)
+                    self.step_done(mmu)
                 } else {
                     Step::Boundary
                 }
@@ -162,6 +176,7 @@ impl Engine {
     fn may_resume(&self, index: u32, kind: CalloutKind, platform: &mut dyn Platform) -> bool {
         let wanted = self.kick.is_kicked()
             || platform.attention()
+            || self.state().pending_debug != 0
             || (self.state().interrupt_flag() && platform.interrupt_pending());
         let valid = self.units.get(index).is_some_and(|unit| !unit.dead);
         valid && !wanted && !kind_may_change_mode(kind)

@@ -23,19 +23,7 @@ impl Engine {
                 } => {
                     for (key, table) in &mut self.code_spaces {
                         if key.space == space {
-                            // EIP and linear address differ by the base of CS.
-                            let base_page = key.code_base >> 12;
-                            let count = if key.code_base & 0xFFF == 0 {
-                                pages
-                            } else {
-                                pages + 1
-                            };
-                            let first = first_page.wrapping_sub(base_page) & 0xF_FFFF;
-                            let first = if count == pages {
-                                first
-                            } else {
-                                first.wrapping_sub(1) & 0xF_FFFF
-                            };
+                            let (first, count) = key.eip_pages(first_page, pages);
                             table.clear_pages(first, count);
                         }
                     }

@@ -20,6 +20,19 @@ pub(super) struct CodeSpace {
     code_limit: u32,
 }
 
+impl CodeSpace {
+    /// The pages of EIP (first and number) that reach into linear pages `first..first + pages`: the
+    /// two differ by the base of CS.
+    pub(super) fn eip_pages(&self, first: u32, pages: u32) -> (u32, u32) {
+        let aligned = self.code_base & 0xFFF == 0;
+        let before = u32::from(!aligned);
+        let first = first
+            .wrapping_sub(self.code_base >> 12)
+            .wrapping_sub(before);
+        (first & 0xF_FFFF, pages + before)
+    }
+}
+
 /// Most code spaces that keep their jump table.
 const MAX_CODE_SPACES: usize = 512;
 /// A unit never needs more bytes of code than this.

@@ -2,6 +2,7 @@
 
 mod cache;
 pub(crate) mod context;
+mod debugging;
 mod engine;
 mod exits;
 mod faults;

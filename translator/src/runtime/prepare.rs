@@ -9,7 +9,7 @@ use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::Platform;
 use crate::codegen::{Access as SiteAccess, AccessHint, SiteKind};
-use crate::system::{Exception, System};
+use crate::system::{Exception, System, debug};
 use iced_x86::{Instruction, Mnemonic, Register};
 use shadow_mmu::{Access, AccessPlan, Mmu};
 
@@ -97,7 +97,13 @@ impl Engine {
         };
         self.stats.prepared_accesses += 1;
         match self.host_address(access, &insn, mmu, platform) {
-            Ok((address, direct)) => {
+            Ok(None) => {
+                // What it takes to stop behind this instruction.
+                self.set_eip(insn.ip32());
+                self.slow_next = true;
+                Step::Boundary
+            }
+            Ok(Some((address, direct))) => {
                 self.cache.context_mut().scratch[0] = address;
                 self.watch_callout(unit, &insn, site, direct);
                 Step::Resume(site)
@@ -132,14 +138,15 @@ impl Engine {
         }
     }
 
-    /// The host address of the operand, and whether it is guest memory itself.
+    /// The host address of the operand, and whether it is guest memory itself. `None`: it meets a
+    /// data breakpoint, and the instruction has to run alone.
     fn host_address(
         &mut self,
         access: SiteAccess,
         insn: &Instruction,
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
-    ) -> Result<(u64, bool), Exception> {
+    ) -> Result<Option<(u64, bool)>, Exception> {
         let scratch = &mut self.cache.context_mut().scratch;
         let mut offset = scratch[0] as u32;
         if access.bit_offset {
@@ -154,6 +161,7 @@ impl Engine {
             }
         }
         let size = access.size.clamp(1, MAX_OPERAND as u32);
+        let alone = self.mode.is_single();
         let system = self.system(mmu, platform);
         let linear = system.segment_access(access.segment, offset, size, access.write)?;
         // Before paging: the processor checks it on the linear address alone.
@@ -161,6 +169,14 @@ impl Engine {
             return Err(Exception::general_protection());
         }
         let privilege = system.privilege();
+        if debug::breakpoints_enabled(system.cpu) {
+            let hits = debug::data_breakpoints(system.cpu, linear, size, access.write);
+            system.cpu.pending_debug |= hits;
+            if hits != 0 && !alone {
+                system.cpu.pending_debug = 0;
+                return Ok(None);
+            }
+        }
         let kind = if access.write {
             Access::write(privilege)
         } else {
@@ -169,7 +185,7 @@ impl Engine {
         self.bounce.pending = None;
         let image = insn.mnemonic() == Mnemonic::Fxsave;
         if !image && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
-            return Ok((address as u64, true));
+            return Ok(Some((address as u64, true)));
         }
         // Field by field: the buffer is borrowed beside the system.
         let bounce = &mut self.bounce;
@@ -190,7 +206,7 @@ impl Engine {
             linear,
             size: if image { FXSAVE_WRITTEN } else { size as usize },
         });
-        Ok((bounce.buffer.0.as_ptr() as u64, false))
+        Ok(Some((bounce.buffer.0.as_ptr() as u64, false)))
     }
 
     /// The instruction has written to the operand prepared last.

@@ -45,6 +45,8 @@ pub struct Stats {
     pub exceptions: u64,
     /// External interrupts delivered.
     pub interrupts: u64,
+    /// Non-maskable interrupts delivered.
+    pub nmis: u64,
     /// Accesses carried out on a trapped page (device, traced page, ROM).
     pub trapped_accesses: u64,
     /// Memory accesses carried out in Rust.

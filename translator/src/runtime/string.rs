@@ -114,10 +114,17 @@ impl Engine {
         };
         let finish = |cpu: &mut CpuState| {
             cpu.eip = insn.next_ip32();
+            cpu.eflags &= !eflags::RF;
             Ok(Flow::Next)
         };
+        // A single step stops after each iteration, and so does a breakpoint that is met.
+        let iterations = if system.cpu.eflags & eflags::TF != 0 {
+            1
+        } else {
+            ITERATIONS
+        };
         let accumulator = |cpu: &CpuState| cpu.gpr[reg::EAX];
-        for _ in 0..ITERATIONS {
+        for _ in 0..iterations {
             if repeated && system.cpu.gpr[reg::ECX] & mask == 0 {
                 return finish(system.cpu);
             }
@@ -175,8 +182,13 @@ impl Engine {
             if count & mask == 0 || stop {
                 return finish(system.cpu);
             }
+            if system.cpu.pending_debug != 0 {
+                break;
+            }
         }
         system.cpu.eip = insn.ip32();
+        // An event between two iterations finds RF set (Intel SDM vol. 3B, section 17.3.1.1).
+        system.cpu.eflags |= eflags::RF;
         Ok(Flow::StepBack)
     }
 }

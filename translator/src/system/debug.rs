@@ -1,8 +1,10 @@
 //! Debug registers: the bits, and which breakpoint an access or a fetch meets (Intel SDM vol. 3B,
 //! section 17.2).
 //!
-//! Translated code runs without looking for breakpoints; while [`breakpoints_enabled`] is true the
-//! runtime has to ask here for each instruction and access.
+//! Translated code runs without looking for breakpoints. The runtime runs the pages that
+//! [`execute_pages`] names one instruction at a time, has no window map those that [`data_pages`]
+//! names, and asks here for each instruction and access there. A hit of a data or I/O breakpoint is
+//! noted in [`CpuState::pending_debug`] until the instruction has ended.
 
 use super::event::Exception;
 use crate::state::{CpuState, InterruptShadow, cr4, eflags};
@@ -52,6 +54,7 @@ struct Breakpoint {
 
 fn enabled(cpu: &CpuState) -> impl Iterator<Item = Breakpoint> {
     let control = cpu.dr[7];
+    let addresses = cpu.dr;
     let ports = cpu.cr4 & cr4::DE != 0;
     (0..4u32)
         .filter(move |n| control >> (n * 2) & 3 != 0)
@@ -67,7 +70,7 @@ fn enabled(cpu: &CpuState) -> impl Iterator<Item = Breakpoint> {
             };
             Some(Breakpoint {
                 bit: 1 << n,
-                address: cpu.dr[n as usize] & !(len - 1),
+                address: addresses[n as usize] & !(len - 1),
                 len,
                 watch,
             })
@@ -83,6 +86,43 @@ impl Breakpoint {
 /// Some breakpoint is enabled in DR7.
 pub fn breakpoints_enabled(cpu: &CpuState) -> bool {
     cpu.dr[7] & dr7::ENABLES != 0
+}
+
+/// What the breakpoints are made of: they have to be looked at again when it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Armed {
+    control: u32,
+    addresses: [u32; 4],
+}
+
+impl Armed {
+    /// The breakpoints of `cpu`. Those that are not enabled are all the same.
+    pub fn of(cpu: &CpuState) -> Armed {
+        let [first, second, third, fourth, ..] = cpu.dr;
+        if breakpoints_enabled(cpu) {
+            Armed {
+                control: cpu.dr[7],
+                addresses: [first, second, third, fourth],
+            }
+        } else {
+            Armed::default()
+        }
+    }
+}
+
+/// The guest-linear page numbers with instruction breakpoints.
+pub fn execute_pages(cpu: &CpuState) -> impl Iterator<Item = u32> {
+    enabled(cpu)
+        .filter(|b| b.watch == Watch::Execute)
+        .map(|b| b.address >> 12)
+}
+
+/// The guest-linear page numbers with data breakpoints. What a breakpoint watches is aligned, and
+/// does not cross a page.
+pub fn data_pages(cpu: &CpuState) -> impl Iterator<Item = u32> {
+    enabled(cpu)
+        .filter(|b| matches!(b.watch, Watch::Write | Watch::ReadWrite))
+        .map(|b| b.address >> 12)
 }
 
 /// The fault of an instruction breakpoint at the guest-linear address of the next instruction.

@@ -16,8 +16,8 @@ impl System<'_> {
     /// Delivers an exception or interrupt. `eip` is that of the instruction to go back to. Faults
     /// met on the way are delivered instead, or become a double fault.
     ///
-    /// For an interrupt RF is pushed as it stands in EFLAGS: whoever runs instructions elsewhere clears
-    /// it when one ends. Sets CR2 and DR6; ends the interrupt shadow; an NMI blocks further ones.
+    /// For an interrupt or a trap RF is pushed as it stands in EFLAGS: whoever runs instructions
+    /// elsewhere clears it when one ends, and sets it between iterations of a repeated one. Sets CR2 and DR6; ends the interrupt shadow; an NMI blocks further ones.
     ///
     /// # Errors
     /// [`Shutdown`] when a double fault cannot be delivered.
@@ -114,7 +114,7 @@ impl System<'_> {
         let flags = self.cpu.eflags;
         match event.kind {
             EventKind::Fault if event.dr6 & BREAKPOINTS == 0 => flags | eflags::RF,
-            EventKind::External | EventKind::Nmi => flags,
+            EventKind::External | EventKind::Nmi | EventKind::Trap => flags,
             _ => flags & !eflags::RF,
         }
     }

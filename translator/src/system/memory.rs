@@ -1,5 +1,6 @@
 //! Guest memory as instructions reach it: through segmentation, paging and devices.
 
+use super::debug::{breakpoints_enabled, data_breakpoints};
 use super::{Exception, System, direct};
 use crate::state::{CpuState, Rights, Segment, seg};
 use shadow_mmu::{Access, AccessPlan, PAGE_SIZE, PhysTarget, Privilege};
@@ -112,11 +113,18 @@ impl System<'_> {
     ) -> Result<(), Exception> {
         let access = Access::read(privilege);
         match self.mmu.plan(linear, buf.len(), access)? {
-            AccessPlan::Direct(from) => {
-                direct::load(from, buf);
-                Ok(())
-            }
-            AccessPlan::Slow => self.read_pages(linear, buf, access),
+            AccessPlan::Direct(from) => direct::load(from, buf),
+            AccessPlan::Slow => self.read_pages(linear, buf, access)?,
+        }
+        self.watch(linear, buf.len(), false);
+        Ok(())
+    }
+
+    /// Notes the data breakpoints that an access meets.
+    #[inline]
+    fn watch(&mut self, linear: u32, len: usize, write: bool) {
+        if breakpoints_enabled(self.cpu) {
+            self.cpu.pending_debug |= data_breakpoints(self.cpu, linear, len as u32, write);
         }
     }
 
@@ -157,12 +165,11 @@ impl System<'_> {
     ) -> Result<(), Exception> {
         let access = Access::write(privilege);
         match self.mmu.plan(linear, data.len(), access)? {
-            AccessPlan::Direct(to) => {
-                direct::store(to, data);
-                Ok(())
-            }
-            AccessPlan::Slow => self.write_pages(linear, data, access),
+            AccessPlan::Direct(to) => direct::store(to, data),
+            AccessPlan::Slow => self.write_pages(linear, data, access)?,
         }
+        self.watch(linear, data.len(), true);
+        Ok(())
     }
 
     #[cold]
@@ -217,14 +224,15 @@ impl System<'_> {
             AccessPlan::Direct(to) => {
                 let bytes = source(self.platform).to_le_bytes();
                 direct::store(to, bytes.get(..len).unwrap_or(&bytes));
-                Ok(())
             }
             AccessPlan::Slow => {
                 self.check_write(linear, len, access.privilege)?;
                 let bytes = source(self.platform).to_le_bytes();
-                self.write_pages(linear, bytes.get(..len).unwrap_or(&bytes), access)
+                self.write_pages(linear, bytes.get(..len).unwrap_or(&bytes), access)?;
             }
         }
+        self.watch(linear, len, true);
+        Ok(())
     }
 
     /// Reads `N` bytes of a system table (supervisor access at any CPL).

@@ -173,9 +173,10 @@ impl<'a> System<'a> {
     }
 
     /// Executes one instruction at CS:EIP. On success EIP is that of what runs next, RF is clear
-    /// unless the instruction loaded it, and the interrupt shadow is what the instruction leaves.
+    /// unless the instruction loaded it or stopped between two iterations, and the interrupt shadow is what the instruction leaves.
     ///
-    /// Debug traps (single step, data breakpoints) are the caller's.
+    /// Debug traps are the caller's: data and I/O breakpoints are noted in
+    /// [`CpuState::pending_debug`], a single step is not.
     ///
     /// # Errors
     /// The exception to [`deliver`](System::deliver); the state is as before the instruction, but
@@ -192,7 +193,8 @@ impl<'a> System<'a> {
         let result = handler(self, insn);
         match result {
             Ok(Flow::Next | Flow::Halt) => self.cpu.eip = self.next_eip(insn),
-            Ok(Flow::StepBack) => self.cpu.eflags |= resume,
+            // An event between two iterations finds RF set (Intel SDM vol. 3B, section 17.3.1.1).
+            Ok(Flow::StepBack) => self.cpu.eflags |= eflags::RF,
             Ok(_) => {}
             Err(_) => {
                 self.cpu.interrupt_shadow = shadow;

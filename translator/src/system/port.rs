@@ -1,5 +1,6 @@
 //! IN, OUT, INS, OUTS and the I/O permission bitmap.
 
+use super::debug::{breakpoints_enabled, port_breakpoints};
 use super::event::Exception;
 use super::{Flow, System};
 use crate::state::{Rights, eflags, reg, seg};
@@ -62,6 +63,7 @@ impl System<'_> {
         let (size, mask) = accumulator(insn.op0_register());
         self.require_io(port, size)?;
         let value = self.platform.port_read(port, size);
+        self.watch_port(port, size);
         let eax = &mut self.cpu.gpr[reg::EAX];
         *eax = (*eax & !mask) | (value & mask);
         Ok(Flow::Next)
@@ -74,7 +76,16 @@ impl System<'_> {
         self.require_io(port, size)?;
         let value = self.cpu.gpr[reg::EAX] & mask;
         self.platform.port_write(port, size, value);
+        self.watch_port(port, size);
         Ok(Flow::Next)
+    }
+
+    /// Notes the I/O breakpoints that an access meets.
+    #[inline]
+    fn watch_port(&mut self, port: u16, size: u8) {
+        if breakpoints_enabled(self.cpu) {
+            self.cpu.pending_debug |= port_breakpoints(self.cpu, port, u32::from(size));
+        }
     }
 
     /// INS and OUTS, repeated or not. A fault after the first element leaves the completed ones
@@ -105,9 +116,10 @@ impl System<'_> {
         }
         let port = self.cpu.gpr[reg::EDX] as u16;
         self.require_io(port, size)?;
-        // A single step stops after each element.
+        // A single step stops after each element, and so does a breakpoint that is met.
         let single_step = self.cpu.eflags & eflags::TF != 0;
         let batch = if single_step { 1 } else { count.min(BATCH) };
+        let mut left = count;
         for done in 0..batch {
             match self.port_element(insn, memory_operand, port, size, input) {
                 Ok(()) => {}
@@ -124,8 +136,12 @@ impl System<'_> {
             if repeated {
                 self.advance(reg::ECX, u32::MAX, mask);
             }
+            left -= 1;
+            if self.cpu.pending_debug != 0 {
+                break;
+            }
         }
-        if batch < count {
+        if left != 0 {
             Ok(Flow::StepBack)
         } else {
             Ok(Flow::Next)
@@ -150,13 +166,16 @@ impl System<'_> {
         let linear = self.segment_access(index, offset, u32::from(size), input)?;
         let len = usize::from(size);
         if input {
-            return self.write_from_device(linear, len, |platform| platform.port_read(port, size));
+            self.write_from_device(linear, len, |platform| platform.port_read(port, size))?;
+            self.watch_port(port, size);
+            return Ok(());
         }
         let mut bytes = [0; 4];
         let privilege = self.privilege();
         self.read_linear(linear, bytes.get_mut(..len).unwrap_or_default(), privilege)?;
         self.platform
             .port_write(port, size, u32::from_le_bytes(bytes));
+        self.watch_port(port, size);
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! A machine for tests: memory, a vCPU, and ports that only record.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub(crate) mod guarded;
+
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
 use shadow_mmu::{Mmu, MmuConfig};
