@@ -224,6 +224,14 @@ impl Mmu {
         }
         if entry != leaf.entry {
             space.tree.set_leaf(&mut self.pool, page, entry);
+            if leaf.entry & bits::CODE != 0 && entry & bits::MAY_WRITE == 0 {
+                // Ends an alias, if there is one (`code_page_alias`).
+                self.events.push(crate::MmuEvent::Unmapped {
+                    space: space.id,
+                    first_page: page,
+                    pages: 1,
+                });
+            }
             if leaf.entry & bits::RW != 0 && entry & bits::RW == 0 {
                 self.stats.zaps += 1;
                 self.follow(user.slot, page, 1, Cause::Zap);

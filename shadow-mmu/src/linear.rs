@@ -1,8 +1,11 @@
 //! Accesses to guest-linear memory by the VMM.
 
 use crate::mmu::Mmu;
+use crate::pool::{bits, leaf_page};
+use crate::traces::Trace;
 use crate::{
-    Access, AccessPlan, LinearError, PAGE_SIZE, PageFault, PhysError, PhysTarget, Resolved,
+    Access, AccessPlan, LinearError, PAGE_SHIFT, PAGE_SIZE, PageFault, PhysError, PhysTarget,
+    Privilege, Resolved,
 };
 
 /// Linear accesses of the VMM wrap at 4 GiB, as 32-bit addresses do.
@@ -43,6 +46,30 @@ impl Mmu {
             .ram
             .pointer(page, offset)
             .map_or(AccessPlan::Slow, AccessPlan::Direct))
+    }
+
+    /// The host address of the page of RAM at `linear`, for a caller that writes it past the trace because it keeps off the
+    /// code there itself. `None` unless the page is traced for code alone, may be written now, and is mapped by the space of
+    /// `privilege`. Good until an [`MmuEvent::Unmapped`](crate::MmuEvent::Unmapped) names the linear page: its mapping or its
+    /// rights change, or it comes to be a page table.
+    pub fn code_page_alias(&mut self, linear: u32, privilege: Privilege) -> Option<*mut u8> {
+        let resolved = self.resolve(linear, Access::write(privilege)).ok()?;
+        if resolved.target != PhysTarget::Ram {
+            return None;
+        }
+        let page = self.map.lookup_on_bus(resolved.gpa).page()?;
+        let space = self.spaces.get_mut(self.slot_of(privilege))?;
+        let leaf = space.tree.leaf(&self.pool, linear >> PAGE_SHIFT)?;
+        let traced_for_code = self.traces.get(page) == Trace::CODE;
+        let same = !leaf.large && leaf_page(leaf.entry) == page;
+        if !traced_for_code || !same || leaf.entry & bits::MAY_WRITE == 0 {
+            return None;
+        }
+        let entry = leaf.entry | bits::CODE;
+        space
+            .tree
+            .set_leaf(&mut self.pool, linear >> PAGE_SHIFT, entry);
+        self.ram.pointer(page, 0)
     }
 
     /// Reads guest-linear memory, across pages.

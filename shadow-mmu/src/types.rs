@@ -209,8 +209,8 @@ pub enum MmuEvent {
         /// Number of bytes written.
         len: u16,
     },
-    /// Linear pages marked by [`Mmu::mark_code`](crate::Mmu::mark_code) may no longer map what they did. The range covers at
-    /// least one marked page and may cover others.
+    /// Linear pages marked by [`Mmu::mark_code`](crate::Mmu::mark_code) or [`Mmu::code_page_alias`](crate::Mmu::code_page_alias)
+    /// may no longer map what they did, or be written. The range covers at least one marked page and may cover others.
     Unmapped {
         /// The space.
         space: SpaceId,

@@ -284,7 +284,11 @@ impl Mmu {
 
     /// Puts a page under a trace: no leaf maps it writable from now on.
     pub(crate) fn set_trace(&mut self, page: HostPage, why: Trace) {
-        if !self.traces.set(page, why) {
+        let fresh = self.traces.set(page, why);
+        if why == Trace::TABLE {
+            self.end_aliases(page);
+        }
+        if !fresh {
             return;
         }
         self.stats.traces_set += 1;
@@ -295,6 +299,22 @@ impl Mmu {
             if entry & bits::RW != 0 {
                 self.pool.set(m.table, m.index, entry & !bits::RW);
                 self.follow(m.slot, m.linear_page, 1, Cause::Trace);
+            }
+        }
+    }
+
+    /// A page becomes a page table: whoever writes it past its trace has to stop ([`Mmu::code_page_alias`]).
+    fn end_aliases(&mut self, page: HostPage) {
+        let mappers: Vec<Mapper> = self.pool.mappers(page).collect();
+        for m in mappers {
+            if self.pool.entry(m.table, m.index) & bits::CODE != 0
+                && let Some(space) = self.spaces.get(m.slot)
+            {
+                self.events.push(MmuEvent::Unmapped {
+                    space: space.id,
+                    first_page: m.linear_page,
+                    pages: 1,
+                });
             }
         }
     }

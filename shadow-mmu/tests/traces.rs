@@ -338,3 +338,56 @@ fn a_half_written_pae_entry_is_never_acted_on() {
     assert_eq!(engine(&mut m, USER, USER_READ, 0), Done::Value(2));
     m.audit().unwrap();
 }
+
+/// What a caller that writes a page past its trace is told: that it has to stop.
+#[test]
+fn an_alias_of_a_code_page_ends_with_its_rights() {
+    type Way<'a> = (&'a str, &'a dyn Fn(&mut Mmu));
+    let ways: [Way<'_>; 5] = [
+        ("write access", &|m| {
+            let entry = get32(m, TABLE + (USER >> 12 & 1023) * 4);
+            map4k(m, ROOT, TABLE, USER, entry & !W)
+        }),
+        ("the dirty bit", &|m| {
+            let entry = get32(m, TABLE + (USER >> 12 & 1023) * 4);
+            map4k(m, ROOT, TABLE, USER, entry & !D)
+        }),
+        ("the page", &|m| map4k(m, ROOT, TABLE, USER, 0)),
+        ("the directory entry", &|m| {
+            put32(m, ROOT + (USER >> 22) * 4, 0)
+        }),
+        ("its being no table", &|m| {
+            put32(m, ROOT + (0x4000_0000 >> 22) * 4, DATA | P | W | U);
+            put32(m, DATA, 0x40_0000 | P | W | U);
+            access(m, 0x4000_0000, USER_READ, 0);
+        }),
+    ];
+    for (what, end) in ways {
+        let mut m = guest();
+        m.resolve(USER, USER_WRITE).unwrap();
+        assert!(
+            m.code_page_alias(USER, Privilege::User).is_none(),
+            "no code"
+        );
+        m.trace_code(DATA >> 12);
+        let alias = m.code_page_alias(USER + 0x123, Privilege::User);
+        assert!(alias.is_some(), "{what}");
+        assert_eq!(events(&mut m), [], "{what}");
+        end(&mut m);
+        let page = USER >> 12;
+        let told = events(&mut m).iter().any(|event| {
+            matches!(event, MmuEvent::Unmapped { first_page, pages, .. } if page.wrapping_sub(*first_page) < *pages)
+        });
+        assert!(told, "{what}");
+        m.audit().unwrap();
+    }
+    let mut m = guest();
+    put32(&mut m, TABLE + (USER >> 12 & 1023) * 4, DATA | P | U);
+    m.trace_code(DATA >> 12);
+    assert!(
+        m.code_page_alias(USER, Privilege::User).is_none(),
+        "read-only"
+    );
+    let table = m.code_page_alias(TABLE, Privilege::Supervisor);
+    assert!(table.is_none(), "not mapped");
+}

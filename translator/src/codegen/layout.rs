@@ -2,6 +2,7 @@
 
 use super::asm::{Mem, Reg, host};
 use crate::runtime::context::Context;
+use crate::runtime::store_table::VALUES;
 use crate::state::{CpuState, Msrs, Segment};
 use std::mem::offset_of;
 
@@ -67,6 +68,21 @@ pub(crate) fn checked_host_base(index: usize) -> Mem {
 /// An address that can be read when segment `index` can be used with every offset.
 pub(crate) fn segment_check(index: usize) -> Mem {
     Mem::context(offset_of!(Context, segment_check) + 8 * index)
+}
+
+/// The store table of the space in use.
+pub(crate) fn store_table() -> Mem {
+    Mem::context(offset_of!(Context, store_table))
+}
+
+/// The host base that the byte of a store table in `value` stands for; `row` is that of the size.
+pub(crate) fn store_base(row: usize, value: Reg) -> Mem {
+    Mem {
+        base: Some(host::CONTEXT),
+        index: Some((value, 8)),
+        disp: (offset_of!(Context, store_bases) + row * VALUES * 8) as i32,
+        gs32: false,
+    }
 }
 
 /// Window for the 16 MiB region whose number is in `region`.

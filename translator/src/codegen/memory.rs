@@ -7,12 +7,14 @@
 //! - flat, two registers or a scale: through GS for loads, `lea` for stores;
 //! - a base: `[segment host base + offset]`;
 //! - a limit: the same after a check without flags, which faults;
+//! - a store that meets pages with code: the linear address added to a base from the store table;
 //! - everything else, and what keeps faulting: Rust returns the host address (`Prepare`).
 
 use super::asm::{Mem, Reg, host};
 use super::builder::Builder;
 use super::mode::SegmentClass;
 use super::{Access, AccessHint, SiteKind, layout};
+use crate::runtime::store_table;
 use crate::state::{reg, seg};
 use iced_x86::{Instruction, Register};
 
@@ -120,6 +122,13 @@ impl Builder<'_> {
             self.emit_offset(host::R8, address);
             return self.prepare(address.segment, size, usage, false);
         }
+        if self.hint == AccessHint::CheckedStore
+            && usage.writes()
+            && let Some(row) = store_table::row(size)
+            && self.t.mode.class(address.segment) != SegmentClass::General
+        {
+            return Operand::new(self.checked_store(address, size, row), false);
+        }
         let mem = match self.t.mode.class(address.segment) {
             SegmentClass::Flat => self.flat_operand(address, usage),
             SegmentClass::Based if self.hint == AccessHint::Checked => {
@@ -188,9 +197,37 @@ impl Builder<'_> {
         }
     }
 
+    /// A store that may meet a page with code: the store table picks the base.
+    fn checked_store(&mut self, address: &Address, size: u32, row: usize) -> Mem {
+        let class = self.t.mode.class(address.segment);
+        self.emit_offset(host::R8, address);
+        match class {
+            SegmentClass::Limit64K if !(address.short && size == 1) => self.check_limit_64k(size),
+            SegmentClass::Limited => self.check_limit(address.segment, size),
+            SegmentClass::Based => {
+                self.asm
+                    .load64(host::R9, layout::segment_check(address.segment));
+                self.asm.load(1, host::R9, Mem::base(host::R9, 0));
+            }
+            _ => {}
+        }
+        if class != SegmentClass::Flat {
+            self.asm
+                .load32(host::R9, layout::segment_base(address.segment));
+            self.asm.lea32(host::R8, Mem::sum(host::R8, host::R9, 0));
+        }
+        self.asm.load64(host::R9, layout::store_table());
+        self.asm.load(1, host::R9, Mem::sum(host::R9, host::R8, 0));
+        self.asm.load64(host::R9, layout::store_base(row, host::R9));
+        Mem::sum(host::R9, host::R8, 0)
+    }
+
     fn flat_operand(&mut self, address: &Address, usage: Use) -> Mem {
         let user_window = self.hint == AccessHint::UserWindow;
-        if address.short || user_window || self.hint == AccessHint::Wrapped {
+        if address.short
+            || user_window
+            || matches!(self.hint, AccessHint::Wrapped | AccessHint::CheckedStore)
+        {
             self.emit_offset(host::R8, address);
             return if user_window {
                 self.region_sum()
@@ -234,7 +271,7 @@ impl Builder<'_> {
     }
 
     fn based_operand(&mut self, address: &Address) -> Mem {
-        if self.hint == AccessHint::Wrapped {
+        if matches!(self.hint, AccessHint::Wrapped | AccessHint::CheckedStore) {
             // The sum is modulo 2^32; that the segment can be used at all is a load of its own.
             self.emit_offset(host::R8, address);
             self.asm

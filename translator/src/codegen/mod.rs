@@ -32,6 +32,8 @@ pub(crate) enum AccessHint {
     Checked,
     /// Kernel code that touches user pages: choose the window by the address.
     UserWindow,
+    /// Writes to pages that hold code as well: a table says where it may.
+    CheckedStore,
     /// Keeps faulting (device register, traced page): through Rust.
     Callout,
 }

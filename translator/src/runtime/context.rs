@@ -1,5 +1,6 @@
 //! The context: what translated code reaches through R15.
 
+use super::store_table::StoreBases;
 use crate::state::CpuState;
 use std::sync::atomic::AtomicU64;
 
@@ -110,4 +111,8 @@ pub(crate) struct Context {
     pub(crate) fault_error: u64,
     /// Vector of the host fault.
     pub(crate) fault_vector: u64,
+    /// The store table of the space in use: a byte for each linear address.
+    pub(crate) store_table: u64,
+    /// What a byte of a store table stands for, by size of the operand.
+    pub(crate) store_bases: StoreBases,
 }

@@ -7,6 +7,7 @@ use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
 use super::prepare::Bounce;
 use super::stats::Stats;
+use super::store_table::{SIZES, Stores, VALUES};
 use super::units::{FastMap, UnitKey, Units};
 use super::{signal, switch};
 use crate::codegen::asm::Asm;
@@ -43,6 +44,7 @@ pub(crate) struct Engine {
     pub(super) units: Units,
     pub(super) code_spaces: FastMap<CodeSpace, JumpTable>,
     pub(super) empty_table: JumpTable,
+    pub(super) stores: Stores,
     pub(super) asm: Asm,
     pub(super) buffer: Vec<u8>,
     pub(super) events: Vec<MmuEvent>,
@@ -119,6 +121,8 @@ impl Engine {
             fault_address: 0,
             fault_error: 0,
             fault_vector: 0,
+            store_table: 0,
+            store_bases: [[0; VALUES]; SIZES],
         };
         let cache = CodeCache::new(cache_bytes, context)?;
         let empty_table = JumpTable::new(u32::MAX)?;
@@ -134,6 +138,7 @@ impl Engine {
             units: Units::default(),
             code_spaces: FastMap::default(),
             empty_table,
+            stores: Stores::new()?,
             asm: Asm::new(),
             buffer: Vec::new(),
             events: Vec::new(),

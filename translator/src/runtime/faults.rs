@@ -16,13 +16,13 @@ const FOUR_GIB: u64 = 1 << 32;
 
 /// Where in translated code the fault happened.
 #[derive(Debug, Clone, Copy)]
-struct At {
-    unit: u32,
+pub(super) struct At {
+    pub(super) unit: u32,
     /// Host address at which the guest instruction begins.
-    start: u64,
-    insn: Instruction,
+    pub(super) start: u64,
+    pub(super) insn: Instruction,
     /// Guest-physical address of the instruction.
-    gpa: u32,
+    pub(super) gpa: u32,
 }
 
 impl Engine {
@@ -85,6 +85,12 @@ impl Engine {
         if self.cache.limit_range().contains(&address) {
             return self.replay(at);
         }
+        if let Some(linear) = self.stores.trapped(address) {
+            if self.refresh_alias(linear, mmu) {
+                return self.hidden(at);
+            }
+            return self.trapped(at);
+        }
         let privilege = self.privilege();
         let access = if write {
             Access::write(privilege)
@@ -97,6 +103,12 @@ impl Engine {
         let offset = address.wrapping_sub(base);
         if offset < FOUR_GIB {
             let outcome = mmu.handle_fault(offset as u32, access);
+            if write
+                && let FaultOutcome::Trapped(resolved) = outcome
+                && let Some(step) = self.store_beside_code(at, offset as u32, resolved, mmu)
+            {
+                return step;
+            }
             return self.resolve(at, outcome, mmu, platform);
         }
         if privilege == Privilege::Supervisor {
@@ -130,17 +142,7 @@ impl Engine {
         match outcome {
             FaultOutcome::Filled => self.hidden(at),
             FaultOutcome::UserPage => self.learn(at, AccessHint::UserWindow),
-            FaultOutcome::Trapped(_) => {
-                self.stats.trapped_accesses += 1;
-                if self.units.count_trapped(at.gpa) > TRAPPED_BEFORE_CALLOUT
-                    && self.units.hint(at.gpa) != AccessHint::Callout
-                    && !at.insn.is_string_instruction()
-                {
-                    self.learn(at, AccessHint::Callout)
-                } else {
-                    self.replay(at)
-                }
-            }
+            FaultOutcome::Trapped(_) => self.trapped(at),
             FaultOutcome::PageFault(fault) => {
                 self.single_steps += 1;
                 self.raise(mmu, platform, fault.into())
@@ -148,14 +150,27 @@ impl Engine {
         }
     }
 
+    /// An access to a page that cannot be mapped for it.
+    fn trapped(&mut self, at: At) -> Step {
+        self.stats.trapped_accesses += 1;
+        if self.units.count_trapped(at.gpa) > TRAPPED_BEFORE_CALLOUT
+            && self.units.hint(at.gpa) != AccessHint::Callout
+            && !at.insn.is_string_instruction()
+        {
+            self.learn(at, AccessHint::Callout)
+        } else {
+            self.replay(at)
+        }
+    }
+
     /// The window has been filled: the instruction starts again.
-    fn hidden(&mut self, at: At) -> Step {
+    pub(super) fn hidden(&mut self, at: At) -> Step {
         self.stats.hidden_faults += 1;
         Step::Resume(at.start)
     }
 
     /// Translates the instruction anew in another form.
-    fn learn(&mut self, at: At, hint: AccessHint) -> Step {
+    pub(super) fn learn(&mut self, at: At, hint: AccessHint) -> Step {
         if !self.units.set_hint(at.gpa, hint) || self.mode.is_slow() {
             // Translated so already, and it did not help.
             return self.replay(at);

@@ -21,6 +21,7 @@ impl Engine {
                     first_page,
                     pages,
                 } => {
+                    self.stores.remove(space, first_page, pages);
                     for (key, table) in &mut self.code_spaces {
                         if key.space == space {
                             let (first, count) = key.eip_pages(first_page, pages);
@@ -30,6 +31,10 @@ impl Engine {
                 }
                 MmuEvent::SpaceDropped(space) => {
                     self.code_spaces.retain(|key, _| key.space != space);
+                    self.stores.drop_space(space);
+                    if let Some(view) = self.view {
+                        self.cache.context_mut().store_table = self.stores.address(view.space);
+                    }
                     if self.code_space.is_some_and(|key| key.space == space) {
                         self.code_space = None;
                         self.changed = true;
@@ -109,6 +114,7 @@ impl Engine {
         for table in self.code_spaces.values_mut() {
             table.clear();
         }
+        self.stores.clear();
         self.cache.clear();
         self.stepping = None;
         self.volatile = None;

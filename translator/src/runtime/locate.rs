@@ -175,8 +175,13 @@ impl Engine {
         self.mode = mode;
         self.view = Some(view);
         let readable = self.cache.quiet_poll();
+        let store_table = self.stores.address(view.space);
         let context = self.cache.context_mut();
         context.window = view.base;
+        context.store_table = store_table;
+        for row in &mut context.store_bases {
+            row[0] = view.base;
+        }
         for (index, segment) in context.cpu.seg.iter().enumerate() {
             let usable = match mode.class(index) {
                 SegmentClass::General => false,
@@ -340,6 +345,7 @@ impl Engine {
             dead: false,
         });
         self.buffer = built.code;
+        self.note_code(index);
         if !is_memory(target) || !is_memory(second_target) {
             self.volatile = Some((index, self.cache.used()));
         }

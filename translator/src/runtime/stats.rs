@@ -55,6 +55,8 @@ pub struct Stats {
     pub slow_instructions: u64,
     /// Instructions translated again in another form after they had faulted.
     pub hints: u64,
+    /// Pages with code and data that checked stores were let write.
+    pub aliases: u64,
     /// Instructions carried out in Rust, by kind.
     pub callouts: Callouts,
 }

@@ -1,8 +1,10 @@
 //! The units in the cache, and how they are found: by key, by host address, by guest page.
 
+use super::store_table::{CodeMap, mark, next_code};
 use crate::codegen::mode::Mode;
 use crate::codegen::{AccessHint, InstructionMap, Site};
 use iced_x86::Instruction;
+use shadow_mmu::SpaceId;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -75,6 +77,34 @@ impl Unit {
             .wrapping_add(insn.ip32().wrapping_sub(self.key.eip))
     }
 
+    /// The pages with code of the unit, and the offset at which each begins.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let first = (self.key.gpa >> 12, 0);
+        let second = self.second_page.map(|gfn| (gfn, 4096));
+        [Some(first), second].into_iter().flatten()
+    }
+
+    /// The bytes that the unit was made from, as offsets from the start of its first page: a unit that
+    /// follows jumps has gaps.
+    pub(crate) fn code_ranges(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.instructions.iter().filter_map(|map| {
+            let first = self.gpa_of(&map.guest).wrapping_sub(self.key.gpa & !0xFFF);
+            let length = map.guest.len() as u32;
+            (length != 0).then_some((first, first + length))
+        })
+    }
+
+    /// Some of bytes `first..end` of page `gfn` are code of the unit.
+    fn covers(&self, gfn: u32, first: u32, end: u32) -> bool {
+        let shift = if self.key.gpa >> 12 == gfn { 0 } else { 4096 };
+        let (first, end) = (first + shift, end + shift);
+        self.first < end
+            && first < self.end
+            && self
+                .code_ranges()
+                .any(|(from, to)| from < end && first < to)
+    }
+
     /// The guest instruction whose host code contains `address`.
     pub(crate) fn instruction_at(&self, address: u64) -> Option<&InstructionMap> {
         let offset = address.checked_sub(self.host)? as u32;
@@ -102,6 +132,23 @@ pub(crate) struct CodePage {
     pub(crate) trapped: FastMap<u32, u32>,
     /// The page is traced.
     pub(crate) traced: bool,
+    /// Bytes that live units were made from, and perhaps some of dead ones.
+    pub(crate) code: Option<Box<CodeMap>>,
+    /// A unit has died since `code` was made.
+    pub(crate) code_stale: bool,
+    /// Stores that met the page and none of its code.
+    pub(crate) data_stores: u32,
+    /// Linear pages through which checked stores reach the page.
+    pub(crate) aliases: Vec<(SpaceId, u32)>,
+}
+
+impl CodePage {
+    /// No byte in `first..end` is code.
+    fn is_data(&self, first: u32, end: u32) -> bool {
+        self.code
+            .as_ref()
+            .is_some_and(|code| next_code(code, first) >= end)
+    }
 }
 
 /// All units.
@@ -190,18 +237,16 @@ impl Units {
         let Some(page) = self.pages.get_mut(&gfn) else {
             return Vec::new();
         };
+        if page.is_data(first, end) {
+            return Vec::new();
+        }
         let units = &mut self.units;
         let mut removed = Vec::new();
         page.units.retain(|&index| {
             let Some(unit) = units.get(index as usize) else {
                 return false;
             };
-            let (from, to) = if unit.key.gpa >> 12 == gfn {
-                (unit.first, unit.end)
-            } else {
-                (0, unit.end.saturating_sub(4096))
-            };
-            let hit = from < end && first < to;
+            let hit = unit.covers(gfn, first, end);
             if hit && !unit.dead {
                 removed.push(index);
             }
@@ -217,6 +262,11 @@ impl Units {
     pub(crate) fn retire(&mut self, index: u32) {
         if let Some(unit) = self.units.get_mut(index as usize) {
             unit.dead = true;
+            for (gfn, _) in unit.pages() {
+                if let Some(page) = self.pages.get_mut(&gfn) {
+                    page.code_stale = true;
+                }
+            }
             if self.by_key.get(&unit.key) == Some(&index) {
                 self.by_key.remove(&unit.key);
             }
@@ -248,6 +298,40 @@ impl Units {
             .is_none_or(|page| page.units.is_empty())
     }
 
+    /// Enters the bytes of a new unit in the maps of its pages.
+    pub(crate) fn mark_code(&mut self, index: u32) {
+        let Some(unit) = self.units.get(index as usize) else {
+            return;
+        };
+        for (gfn, shift) in unit.pages() {
+            if let Some(page) = self.pages.get_mut(&gfn) {
+                let code = page.code.get_or_insert_with(|| Box::new([0; 64]));
+                for (first, end) in unit.code_ranges() {
+                    mark(code, first.saturating_sub(shift), end.saturating_sub(shift));
+                }
+            }
+        }
+    }
+
+    /// The map of a page's code, without what is dead.
+    pub(crate) fn code_map(&mut self, gfn: u32) -> Option<&CodeMap> {
+        let page = self.pages.get_mut(&gfn)?;
+        let code = page.code.get_or_insert_with(|| Box::new([0; 64]));
+        if std::mem::take(&mut page.code_stale) {
+            code.fill(0);
+            let units = &self.units;
+            page.units
+                .retain(|&index| units.get(index as usize).is_some_and(|unit| !unit.dead));
+            for unit in page.units.iter().filter_map(|&i| units.get(i as usize)) {
+                let shift = if unit.key.gpa >> 12 == gfn { 0 } else { 4096 };
+                for (first, end) in unit.code_ranges() {
+                    mark(code, first.saturating_sub(shift), end.saturating_sub(shift));
+                }
+            }
+        }
+        Some(code)
+    }
+
     /// Forgets all units, keeps the hints. Returns the pages that were traced.
     pub(crate) fn clear(&mut self) -> Vec<u32> {
         self.units.clear();
@@ -256,6 +340,8 @@ impl Units {
         let mut traced = Vec::new();
         for (gfn, page) in &mut self.pages {
             page.units.clear();
+            page.code = None;
+            page.aliases.clear();
             if std::mem::take(&mut page.traced) {
                 traced.push(*gfn);
             }

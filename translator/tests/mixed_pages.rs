@@ -1,0 +1,178 @@
+//! Pages that hold code and data do not crawl: once warm, programs of the kinds that DOS is full of
+//! meet no host fault, and leave translated code for nothing that they do in a loop.
+
+mod common;
+
+use common::{Machine, ORIGIN};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use translator::Exit;
+use translator::state::{Segment, reg};
+
+type Part<'a> = (u16, &'a dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>);
+
+/// A real-mode program in one segment of code, data and stack, as a .COM file is.
+fn program(parts: &[Part<'_>]) -> Machine {
+    let mut machine = Machine::new(16, |a| a.nop());
+    for (offset, part) in parts {
+        let mut assembler = CodeAssembler::new(16).unwrap();
+        part(&mut assembler).unwrap();
+        let code = assembler.assemble(u64::from(*offset)).unwrap();
+        let at = u64::from(ORIGIN) + u64::from(*offset);
+        machine.mmu.write_phys(at, &code).unwrap();
+    }
+    machine.vcpu.state_mut().seg = [Segment::real((ORIGIN >> 4) as u16); 6];
+    machine.vcpu.state_mut().gpr[reg::ESP] = 0xFFFE;
+    machine
+}
+
+/// What translated code was left for while the program ran.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    faults: u64,
+    exits: u64,
+    translated: u64,
+}
+
+/// Runs the program from its start to HLT with CX = `rounds`.
+fn run(machine: &mut Machine, rounds: u32) -> Left {
+    let before = machine.vcpu.stats().clone();
+    let cpu = machine.vcpu.state_mut();
+    cpu.eip = 0;
+    cpu.gpr[reg::ECX] = rounds;
+    assert_eq!(machine.run(), Exit::Halted);
+    let after = machine.vcpu.stats();
+    let exits = |s: &translator::Stats| {
+        let e = &s.exits;
+        e.callout + e.link + e.miss + e.dead + e.fault + e.access + e.step + e.fpu
+    };
+    Left {
+        faults: after.host_faults - before.host_faults,
+        exits: exits(after) - exits(&before),
+        translated: after.units - before.units,
+    }
+}
+
+/// The steady state: no fault, nothing translated, and only the HLT at the end.
+#[track_caller]
+fn stays_inside(machine: &mut Machine) {
+    let warm = run(machine, 20);
+    assert!(warm.faults < 60, "{warm:?} to learn");
+    let steady = run(machine, 50_000);
+    assert_eq!((steady.faults, steady.translated), (0, 0), "{steady:?}");
+    assert!(steady.exits <= 2, "{steady:?}");
+}
+
+#[test]
+fn variables_between_procedures() {
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.inc(word_ptr(0x28))?;
+            a.mov(byte_ptr(0x2B), cl)?;
+            a.add(dword_ptr(0x2C), ecx)?;
+            a.call(0x30u64)?;
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+        (0x28, &|a| a.db(&[0; 8])),
+        // Right behind the variables.
+        (0x30, &|a| {
+            a.add(word_ptr(0x29), 0)?;
+            a.mov(bx, 0x36)?;
+            a.add(byte_ptr(bx), 1)?;
+            a.ret()?;
+            a.db(&[0; 16])
+        }),
+    ]);
+    // The byte that is counted lies behind the RET.
+    let ret = 0x30 + 5 + 3 + 3 + 1;
+    machine
+        .mmu
+        .write_phys(u64::from(ORIGIN) + 0x36, &[ret as u8])
+        .unwrap();
+    stays_inside(&mut machine);
+    assert_eq!(machine.dword(u64::from(ORIGIN) + 0x28) & 0xFFFF, 50_020);
+}
+
+#[test]
+fn variables_that_a_jump_skips() {
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.inc(word_ptr(0x12))?;
+            a.jmp(0x14u64)
+        }),
+        (0x14, &|a| {
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+    ]);
+    machine
+        .mmu
+        .write_phys(u64::from(ORIGIN) + 0x12, &[0; 2])
+        .unwrap();
+    stays_inside(&mut machine);
+    assert_eq!(machine.dword(u64::from(ORIGIN) + 0x12) & 0xFFFF, 50_020);
+}
+
+#[test]
+fn a_stack_in_the_page_of_the_code() {
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.mov(sp, 0x100)?;
+            a.push(cx)?;
+            a.push(0x1234)?;
+            a.call(0x40u64)?;
+            a.pop(ax)?;
+            a.pop(cx)?;
+            a.pusha()?;
+            a.popa()?;
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+        (0x40, &|a| {
+            a.push(bp)?;
+            a.mov(bp, sp)?;
+            a.enter(8, 0)?;
+            a.mov(word_ptr(bp - 2), ax)?;
+            a.leave()?;
+            a.pop(bp)?;
+            a.ret()
+        }),
+    ]);
+    stays_inside(&mut machine);
+    assert_eq!(machine.gpr(reg::ESP) & 0xFFFF, 0x100);
+}
+
+#[test]
+fn new_code_among_the_data() {
+    // A page of code and data; a routine is written into it, run, and written over as data.
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.inc(word_ptr(0x80))?;
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+        (0x40, &|a| {
+            a.mov(word_ptr(0x80), 0x40B0)?; // mov al, 40h
+            a.mov(byte_ptr(0x82), 0xF4u32)?;
+            a.jmp(0x80u64)
+        }),
+    ]);
+    stays_inside(&mut machine);
+    for round in 0..10u32 {
+        machine.vcpu.state_mut().eip = 0x40;
+        assert_eq!(machine.run(), Exit::Halted);
+        assert_eq!(machine.gpr(reg::EAX) & 0xFF, 0x40, "{round}");
+        assert_eq!(machine.vcpu.state().eip, 0x83);
+        machine
+            .mmu
+            .write_phys(u64::from(ORIGIN) + 0x80, &[0; 2])
+            .unwrap();
+        run(&mut machine, 100);
+        assert_eq!(machine.dword(u64::from(ORIGIN) + 0x80) & 0xFFFF, 100);
+    }
+}
