@@ -220,7 +220,7 @@ impl Paging {
     }
 
     fn pae_address_mask(&self) -> u64 {
-        ((1 << self.physical_bits.clamp(36, 52)) - 1) & !0xfff
+        ((1 << self.physical_bits.clamp(32, 52)) - 1) & !0xfff
     }
 
     fn reserved_in_directory(&self, large: bool) -> u64 {

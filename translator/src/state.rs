@@ -237,7 +237,7 @@ pub struct Msrs {
     pub efer: u64,
     /// IA32_PAT (277h).
     pub pat: u64,
-    /// IA32_MISC_ENABLE (1A0h).
+    /// IA32_MISC_ENABLE (1A0h): the bits that can be written.
     pub misc_enable: u64,
     /// Added to [`Platform::tsc`](crate::Platform::tsc) by RDTSC.
     pub tsc_offset: u64,
@@ -341,6 +341,7 @@ impl CpuState {
             pending_debug: 0,
             msrs: Msrs {
                 pat: 0x0007_0406_0007_0406,
+                misc_enable: 1,
                 ..Msrs::default()
             },
             fpu: FxState::initial(),

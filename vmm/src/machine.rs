@@ -9,7 +9,7 @@ use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
 use devices::bus::BusError;
 use devices::{Chipset, ChipsetConfig, ChipsetCounters};
 use shadow_mmu::{AuditError, Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind};
-use translator::state::reg;
+use translator::system::CpuModel;
 use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
 
 use crate::board::Board;
@@ -29,6 +29,8 @@ use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
 pub struct MachineConfig {
     /// Memory.
     pub memory: MemorySize,
+    /// The processor that the guest is shown.
+    pub cpu: CpuModel,
     /// Who picks the engine; `None`: [`PolicyName::Vmware`] where this host's KVM is fast enough to
     /// be of use, else [`PolicyName::Translate`].
     pub policy: Option<PolicyName>,
@@ -53,6 +55,7 @@ impl Default for MachineConfig {
     fn default() -> Self {
         MachineConfig {
             memory: MemorySize::DEFAULT,
+            cpu: CpuModel::default(),
             policy: Some(PolicyName::Translate),
             strict: false,
             count_instructions: false,
@@ -110,8 +113,7 @@ pub struct Machine {
     pub(crate) end_at_reset: bool,
     guest: Guest,
     acpi: AcpiTables,
-    /// What EDX holds after a reset.
-    signature: u32,
+    cpu: CpuModel,
     note: Option<String>,
     passed_over: bool,
 }
@@ -129,15 +131,15 @@ impl Machine {
             ram_bytes: config.memory.bytes(),
             mirror_edits: direct.is_some(),
             table_pool_base: direct::TABLE_POOL_BASE,
+            physical_bits: config.cpu.physical_bits(),
             ..MmuConfig::default()
         })?;
         let vcpu = Vcpu::new(VcpuConfig {
             strict: config.strict,
             count_instructions: config.count_instructions,
+            model: config.cpu,
             ..VcpuConfig::default()
         })?;
-        let signature = vcpu.state().gpr[reg::EDX];
-
         let mut kickers: Vec<Arc<dyn Kick>> = vec![Arc::new(vcpu.kicker())];
         kickers.extend(direct.as_ref().map(|direct| direct.kicker()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -175,7 +177,7 @@ impl Machine {
             end_at_reset: config.end_at_reset,
             guest,
             acpi: acpi::build(&AcpiConfig::default())?,
-            signature,
+            cpu: config.cpu,
             note,
             passed_over,
         };
@@ -190,7 +192,7 @@ impl Machine {
         self.mmu
             .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
         let state = self.vcpu.state_mut();
-        *state = CpuState::reset(self.signature);
+        *state = CpuState::reset(self.cpu.signature());
         // The guest's time-stamp counter starts at zero.
         state.msrs.tsc_offset = host_tsc().wrapping_neg();
         self.guest
@@ -250,6 +252,7 @@ impl Machine {
             ending: ending.to_owned(),
             policy: self.decider.policy_name().to_owned(),
             direct_available: self.has_direct(),
+            cpu: self.cpu.name().to_owned(),
             memory_bytes: self.mmu.ram_bytes(),
             resets: self.account.resets,
             time: Times {

@@ -21,14 +21,19 @@ pub enum MemorySizeError {
     )]
     Malformed(String),
     /// too small
-    #[error("{asked} is too little memory; the least is {}", MemorySize::MIN)]
+    #[error(
+        "{asked} is too little memory; a machine has {} to {}",
+        MemorySize::MIN,
+        MemorySize::MAX
+    )]
     TooSmall {
         /// What was asked for.
         asked: String,
     },
     /// too large
     #[error(
-        "{asked} is too much memory for a 32-bit guest; the most is {}",
+        "{asked} is too much memory; a machine has {} to {}",
+        MemorySize::MIN,
         MemorySize::MAX
     )]
     TooLarge {

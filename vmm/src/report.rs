@@ -61,6 +61,8 @@ pub struct Report {
     pub policy: String,
     /// Direct execution was there.
     pub direct_available: bool,
+    /// Name of the processor model.
+    pub cpu: String,
     /// Memory of the guest, bytes.
     pub memory_bytes: u64,
     /// Resets that the guest asked for and got.

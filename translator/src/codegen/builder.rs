@@ -1,10 +1,11 @@
 //! The builder of a unit: decodes guest instructions and hands each to its emitter.
 
 use super::asm::{Asm, Mem, Reg, host};
+use super::features::{DECODER_OPTIONS, needs_osfxsr, strip_prefixes};
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
 use crate::state::reg;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, Instruction, Mnemonic, Register};
 
 /// Host addresses of the stubs that units call and jump to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -167,10 +168,6 @@ pub(crate) fn build(
     builder.run()
 }
 
-/// The processor is older than BMI: TZCNT and LZCNT are BSF and BSR with a prefix that means nothing,
-/// and compilers emit them so where both give the same result.
-const OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD;
-
 impl Builder<'_> {
     fn run(&mut self) -> Built {
         let page_start = self.t.eip.wrapping_sub(self.t.page_offset);
@@ -178,15 +175,12 @@ impl Builder<'_> {
         let mut needs_next_page = false;
         let mut untranslated = None;
         let mut eip = self.t.eip;
-        let mut decoder =
-            Decoder::with_ip(self.t.mode.bitness(), self.t.code, u64::from(eip), OPTIONS);
+        let bitness = self.t.mode.bitness();
+        let mut decoder = Decoder::with_ip(bitness, self.t.code, u64::from(eip), DECODER_OPTIONS);
         let mut insn = Instruction::default();
         loop {
             decoder.decode_out(&mut insn);
-            if matches!(insn.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr) {
-                // On the host the prefix would make it TZCNT or LZCNT.
-                insn.set_has_repe_prefix(false);
-            }
+            strip_prefixes(&mut insn);
             let offset = eip.wrapping_sub(page_start);
             let bytes_left = self.t.code.len() as u32 - (offset - self.t.page_offset);
             let crosses =
@@ -325,7 +319,9 @@ impl Builder<'_> {
         if last > self.t.code_limit || (last < insn.ip32() && self.t.code_limit != u32::MAX) {
             return Ok(self.callout_end(CalloutKind::CodeLimit));
         }
-        if insn.is_invalid() || !self.source.supports(insn) {
+        let missing =
+            !self.source.supports(insn) || (!self.t.mode.xmm_enabled() && needs_osfxsr(insn));
+        if insn.is_invalid() || missing {
             return Ok(self.callout_end(CalloutKind::Undefined));
         }
         if let Some(after) = self.emit_control(insn)? {
@@ -538,7 +534,7 @@ impl Builder<'_> {
         let Some(rest) = self.t.code.get(offset..).filter(|rest| !rest.is_empty()) else {
             return true;
         };
-        let mut decoder = Decoder::new(self.t.mode.bitness(), rest, DecoderOptions::NONE);
+        let mut decoder = Decoder::new(self.t.mode.bitness(), rest, DECODER_OPTIONS);
         let next = decoder.decode();
         let crosses = self.t.page_offset as usize + offset + next.len()
             > (self.t.page_offset + self.t.in_page) as usize;

@@ -1,32 +1,77 @@
-//! Which instructions a processor model has.
+//! Which instructions a processor model has, and how its decoder reads bytes that later processors
+//! gave a new meaning.
 
 use crate::system::CpuModel;
-use iced_x86::{CpuidFeature, Instruction};
+use crate::system::cpuid::feature;
+use iced_x86::{Code, CpuidFeature, DecoderOptions, Instruction, Mnemonic};
+
+/// How the decoder is to read guest code: as processors before 2008 did.
+///
+/// - TZCNT and LZCNT are BSF and BSR with a prefix that means nothing; compilers emit them so where
+///   both give the same result. WBNOINVD likewise is WBINVD.
+/// - 0F 18 to 0F 1F are hints without effect, ENDBR and CLDEMOTE among them.
+pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC
+    | DecoderOptions::NO_MPFX_0FBD
+    | DecoderOptions::NO_WBNOINVD
+    | DecoderOptions::FORCE_RESERVED_NOP;
+
+/// Takes off prefixes that mean nothing to any model, and something to the host: REP in front of
+/// BSF (TZCNT), REPNE in front of a locked instruction (XACQUIRE), and so on.
+pub(crate) fn strip_prefixes(insn: &mut Instruction) {
+    if !insn.is_string_instruction() {
+        insn.set_has_repe_prefix(false);
+        insn.set_has_repne_prefix(false);
+    }
+}
 
 /// True when `model` has `insn`; otherwise it is #UD there.
 pub(crate) fn supports(model: CpuModel, insn: &Instruction) -> bool {
-    insn.cpuid_features()
-        .iter()
-        .all(|&feature| has(model, feature))
+    match insn.code() {
+        // The NOPs that share their opcode with AMD's PREFETCH came with 64-bit processors.
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D => false,
+        _ => insn
+            .cpuid_features()
+            .iter()
+            .all(|&feature| has(model, feature)),
+    }
+}
+
+/// True when `insn` needs CR4.OSFXSR: it names an XMM register or MXCSR (Intel SDM vol. 3A, table 13-1). It is #UD
+/// without.
+pub(crate) fn needs_osfxsr(insn: &Instruction) -> bool {
+    matches!(insn.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr)
+        || (0..insn.op_count()).any(|i| insn.op_register(i).is_xmm())
 }
 
 fn has(model: CpuModel, feature: CpuidFeature) -> bool {
     use CpuidFeature as F;
-    let since = match feature {
+    match feature {
         F::INTEL8086
-        | F::INTEL8086_ONLY
         | F::INTEL186
         | F::INTEL286
         | F::INTEL386
-        | F::INTEL486 => {
-            return feature != F::INTEL8086_ONLY;
-        }
-        F::FPU | F::FPU287 | F::FPU387 | F::CPUID | F::PAUSE => CpuModel::I486,
-        F::TSC | F::MSR | F::CX8 | F::MMX => CpuModel::Pentium,
-        F::CMOV | F::RDPMC | F::SEP | F::FXSR | F::MULTIBYTENOP => CpuModel::Pentium2,
-        F::SSE => CpuModel::Pentium3,
-        _ => return false,
-    };
-    let rank = |m: CpuModel| CpuModel::ALL.iter().position(|&each| each == m);
-    rank(model) >= rank(since)
+        | F::INTEL486
+        | F::FPU
+        | F::FPU287
+        | F::FPU387
+        // REP NOP: a NOP where it has no meaning of its own.
+        | F::PAUSE => true,
+        F::CPUID => model.has_cpuid(),
+        F::TSC => model.has(feature::TSC),
+        F::MSR => model.has(feature::MSR),
+        F::CX8 => model.has(feature::CX8),
+        F::MMX => model.has(feature::MMX),
+        F::RDPMC => model.has_performance_counters(),
+        F::CMOV => model.has(feature::CMOV),
+        F::SEP => model.has(feature::SEP),
+        F::FXSR => model.has(feature::FXSR),
+        F::MULTIBYTENOP => model.has_hint_nops(),
+        F::SSE => model.has(feature::SSE),
+        F::SSE2 => model.has(feature::SSE2),
+        F::CLFSH => model.has(feature::CLFSH),
+        F::SSE3 => model.has_sse3(),
+        // All that came later or elsewhere, system management mode, and the 386's and 486's own
+        // (test registers, UMOV, LOADALL).
+        _ => false,
+    }
 }

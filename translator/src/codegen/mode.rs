@@ -96,6 +96,7 @@ const SLOW: u32 = 1 << 25;
 const PAGING: u32 = 1 << 26;
 const TSC_CALLOUT: u32 = 1 << 27;
 const TRAP: u32 = 1 << 28;
+const XMM: u32 = 1 << 29;
 
 impl Mode {
     pub(crate) fn of(cpu: &CpuState) -> Mode {
@@ -119,6 +120,7 @@ impl Mode {
         bits |= set(cpu.virtual_8086(), V86);
         bits |= set(cpu.eflags & eflags::TF != 0, SINGLE | TRAP);
         bits |= set(cpu.cr0 & cr0::PG != 0, PAGING);
+        bits |= set(cpu.cr4 & cr4::OSFXSR != 0, XMM);
         let denied = cpu.cr4 & cr4::TSD != 0 && cpu.cpl != 0;
         // The inline form shifts with RORX.
         let inline = cpu.msrs.tsc_offset == 0 || std::arch::is_x86_feature_detected!("bmi2");
@@ -186,6 +188,11 @@ impl Mode {
     /// CLI and STI are allowed whatever IOPL is.
     pub(crate) fn interrupt_flag_free(self) -> bool {
         self.cpl() == 0 && !self.v86()
+    }
+
+    /// CR4.OSFXSR: there are XMM registers.
+    pub(crate) fn xmm_enabled(self) -> bool {
+        self.0 & XMM != 0
     }
 
     pub(crate) fn tsc_callout(self) -> bool {

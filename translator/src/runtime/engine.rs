@@ -81,7 +81,12 @@ pub(crate) struct Engine {
     pub(super) armed: Armed,
     /// The execution log is on: units are neither linked nor put into jump tables.
     pub(super) logging: bool,
+    /// Warnings about unknown model-specific registers that may still be logged.
+    pub(super) msr_warnings: u32,
 }
+
+/// Most warnings about unknown model-specific registers.
+const MSR_WARNINGS: u32 = 10;
 
 impl Engine {
     pub(crate) fn new(
@@ -163,6 +168,7 @@ impl Engine {
             armed: Armed::default(),
             fsgsbase: switch::host_has_fsgsbase(),
             logging: false,
+            msr_warnings: MSR_WARNINGS,
         })
     }
 

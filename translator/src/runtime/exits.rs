@@ -3,10 +3,10 @@
 use super::context::Reason;
 use super::engine::{Engine, Step};
 use crate::codegen::{CalloutKind, SiteKind, table_jump};
-use crate::state::{CpuState, InterruptShadow, cr0, eflags, seg};
+use crate::state::{CpuState, InterruptShadow, cr0, eflags, reg, seg};
 use crate::system::{Exception, Flow, debug, vector};
 use crate::{Exit, Platform};
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 use shadow_mmu::Mmu;
 
 /// Bytes of a CALL rel32.
@@ -166,10 +166,33 @@ impl Engine {
                 }
             }
             Err(exception) => {
+                if exception == Exception::general_protection() {
+                    self.tell_unknown_msr(&insn);
+                }
                 self.single_steps += 1;
                 self.raise(mmu, platform, exception)
             }
         }
+    }
+
+    /// Logs, a few times, that a kernel got #GP for a model-specific register: it may depend on it.
+    fn tell_unknown_msr(&mut self, insn: &Instruction) {
+        let cpu = self.state();
+        let write = match insn.mnemonic() {
+            Mnemonic::Rdmsr => false,
+            Mnemonic::Wrmsr => true,
+            _ => return,
+        };
+        if cpu.cpl != 0 || self.msr_warnings == 0 {
+            return;
+        }
+        let value = u64::from(cpu.gpr[reg::EDX]) << 32 | u64::from(cpu.gpr[reg::EAX]);
+        tracing::warn!(
+            msr = format_args!("{:#x}", cpu.gpr[reg::ECX]),
+            value = write.then_some(format_args!("{value:#x}")),
+            "#GP for a model-specific register that the processor model does not have"
+        );
+        self.msr_warnings -= 1;
     }
 
     /// The unit can go on behind a callout: it is still valid, and nobody waits for the boundary.

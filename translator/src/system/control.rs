@@ -23,15 +23,15 @@ const CR0_BITS: u32 = cr0::PE
 const CR3_BITS: u32 = 0xFFFF_F018;
 /// Bits of CR3 that are kept with PAE: the table of four pointers, PCD, PWT.
 const CR3_BITS_PAE: u32 = 0xFFFF_FFF8;
-/// Bits of a page-directory-pointer-table entry that must be 0 with 36 address bits (Intel SDM vol.
-/// 3A, table 4-8).
-const PDPTE_RESERVED: u64 = 0xFFFF_FFF0_0000_01E6;
+/// Bits of a page-directory-pointer-table entry that must be 0 whatever the address width (Intel SDM
+/// vol. 3A, table 4-8).
+const PDPTE_RESERVED: u64 = 0x1E6;
 /// Bits of CR0 that LMSW loads; PE is never cleared by it.
 const LMSW_BITS: u32 = cr0::PE | cr0::MP | cr0::EM | cr0::TS;
 
 impl System<'_> {
     /// Hands CR0, CR3, CR4 and EFER to the shadow MMU.
-    fn update_paging(&mut self) {
+    pub(super) fn update_paging(&mut self) {
         self.mmu.set_paging(PagingRegs {
             cr0: self.cpu.cr0,
             cr3: self.cpu.cr3,
@@ -125,12 +125,13 @@ impl System<'_> {
         {
             return Ok(());
         }
+        let reserved = PDPTE_RESERVED | u64::MAX << self.model.physical_bits();
         let bad = table.chunks_exact(8).any(|entry| {
             let entry = entry
                 .iter()
                 .rev()
                 .fold(0, |value, &byte| (value << 8) | u64::from(byte));
-            entry & 1 != 0 && entry & PDPTE_RESERVED != 0
+            entry & 1 != 0 && entry & reserved != 0
         });
         if bad {
             return Err(Exception::general_protection());

@@ -30,9 +30,28 @@ mod address {
     pub(super) const SYSENTER_EIP: u32 = 0x176;
     pub(super) const EVNTSEL0: u32 = 0x186;
     pub(super) const EVNTSEL1: u32 = 0x187;
+    pub(super) const MISC_ENABLE: u32 = 0x1A0;
     pub(super) const DEBUGCTL: u32 = 0x1D9;
     pub(super) const LAST_BRANCH_FROM: u32 = 0x1DB;
     pub(super) const LAST_EXCEPTION_TO: u32 = 0x1DE;
+    pub(super) const EFER: u32 = 0xC000_0080;
+}
+
+/// IA32_EFER.NXE: the execute-disable bit of PAE entries means something.
+const EFER_NXE: u64 = 1 << 11;
+
+/// Bits of IA32_MISC_ENABLE (Intel SDM vol. 4, table 2-2).
+mod misc_enable {
+    /// Fast REP MOVS and STOS.
+    pub(super) const FAST_STRINGS: u64 = 1 << 0;
+    /// Read-only: there is no branch trace storage.
+    pub(super) const NO_BTS: u64 = 1 << 11;
+    /// Read-only: there is no event-based sampling.
+    pub(super) const NO_PEBS: u64 = 1 << 12;
+    /// CPUID has no basic leaf above 3, for operating systems that cannot take more.
+    pub(super) const LIMIT_CPUID: u64 = 1 << 22;
+    /// What a write can change.
+    pub(super) const WRITABLE: u64 = FAST_STRINGS | LIMIT_CPUID;
 }
 
 /// What APIC_BASE reads as: the default address, bootstrap processor, disabled by hardware.
@@ -51,6 +70,10 @@ impl System<'_> {
             SYSENTER_CS if self.model.has(feature::SEP) => u64::from(self.cpu.msrs.sysenter_cs),
             SYSENTER_ESP if self.model.has(feature::SEP) => u64::from(self.cpu.msrs.sysenter_esp),
             SYSENTER_EIP if self.model.has(feature::SEP) => u64::from(self.cpu.msrs.sysenter_eip),
+            MISC_ENABLE if self.model.has_misc_enable() => {
+                self.cpu.msrs.misc_enable | misc_enable::NO_BTS | misc_enable::NO_PEBS
+            }
+            EFER if self.model.has_execute_disable() => self.cpu.msrs.efer,
             // Real registers of which a guest can see no effect: microcode (none loaded), cache
             // set-up, performance counters that stand still, last-branch records of nothing.
             PLATFORM_ID
@@ -80,14 +103,29 @@ impl System<'_> {
         let p6 = self.model.has(feature::CMOV);
         let sep = self.model.has(feature::SEP);
         match msr {
-            // Before the later Pentium 4, a write sets the low half and clears the high one.
+            // On the P6 a write sets the low half and clears the high one (Intel SDM vol. 3B, 18.17).
             TIME_STAMP_COUNTER => {
-                let value = if p6 { value & 0xFFFF_FFFF } else { value };
+                let low_only = p6 && !self.model.has_misc_enable();
+                let value = if low_only { value & 0xFFFF_FFFF } else { value };
                 self.cpu.msrs.tsc_offset = value.wrapping_sub(self.platform.tsc());
             }
             SYSENTER_CS if sep => self.cpu.msrs.sysenter_cs = value as u32,
             SYSENTER_ESP if sep => self.cpu.msrs.sysenter_esp = value as u32,
             SYSENTER_EIP if sep => self.cpu.msrs.sysenter_eip = value as u32,
+            MISC_ENABLE if self.model.has_misc_enable() => {
+                let changed = value ^ self.read_msr(MISC_ENABLE)?;
+                if changed & !misc_enable::WRITABLE != 0 {
+                    return None;
+                }
+                self.cpu.msrs.misc_enable = value & misc_enable::WRITABLE;
+            }
+            EFER if self.model.has_execute_disable() => {
+                if value & !EFER_NXE != 0 {
+                    return None;
+                }
+                self.cpu.msrs.efer = value;
+                self.update_paging();
+            }
             P5_MC_ADDR | P5_MC_TYPE => {}
             P5_CESR..=P5_CTR1 if !p6 => {}
             APIC_BASE
@@ -121,10 +159,6 @@ impl System<'_> {
         self.require_msrs()?;
         let msr = self.cpu.gpr[reg::ECX];
         let Some(value) = self.read_msr(msr) else {
-            tracing::debug!(
-                msr = format_args!("{msr:#x}"),
-                "RDMSR of an unknown register"
-            );
             return Err(Exception::general_protection());
         };
         self.set_edx_eax(value);
@@ -137,11 +171,6 @@ impl System<'_> {
         let msr = self.cpu.gpr[reg::ECX];
         let value = u64::from(self.cpu.gpr[reg::EDX]) << 32 | u64::from(self.cpu.gpr[reg::EAX]);
         if self.write_msr(msr, value).is_none() {
-            tracing::debug!(
-                msr = format_args!("{msr:#x}"),
-                value = format_args!("{value:#x}"),
-                "WRMSR of an unknown register"
-            );
             return Err(Exception::general_protection());
         }
         Ok(Flow::Next)
@@ -186,7 +215,9 @@ impl System<'_> {
 
     /// CPUID.
     pub(super) fn cpuid(&mut self, _: &Instruction) -> Result<Flow, Exception> {
-        let [eax, ebx, ecx, edx] = self.model.cpuid(self.cpu.gpr[reg::EAX]);
+        let (leaf, subleaf) = (self.cpu.gpr[reg::EAX], self.cpu.gpr[reg::ECX]);
+        let limited = self.cpu.msrs.misc_enable & misc_enable::LIMIT_CPUID != 0;
+        let [eax, ebx, ecx, edx] = self.model.cpuid(leaf, subleaf, limited);
         self.cpu.gpr[reg::EAX] = eax;
         self.cpu.gpr[reg::EBX] = ebx;
         self.cpu.gpr[reg::ECX] = ecx;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use decision::PolicyName;
 
+use super::parsers::{CpuParser, OneCpu};
 use crate::memory_size::MemorySize;
 use crate::serial::SerialTarget;
+use translator::system::CpuModel;
 
 /// Runs 16- and 32-bit PC guests, switching between direct execution and binary translation.
 #[derive(Debug, Parser)]
@@ -61,6 +63,13 @@ pub struct CommonArgs {
     /// (see 'ringshift host').
     #[arg(long, value_name = "NAME")]
     pub policy: Option<PolicyName>,
+
+    /// The processor that the guest is shown: 486, pentium, pentium3 or coreduo
+    ///
+    /// '--cpu help' lists them with what they have. They are QEMU's models of the same names, less
+    /// what docs/processors.md names.
+    #[arg(long, value_name = "MODEL", default_value_t, value_parser = CpuParser)]
+    pub cpu: CpuModel,
 
     /// Write statistics of the run to this file, as JSON
     #[arg(long, value_name = "FILE.json")]
@@ -131,6 +140,10 @@ pub struct RunArgs {
     /// Memory of the guest: a number of MiB, or with a suffix K, M or G
     #[arg(short, long, value_name = "SIZE", default_value_t = MemorySize::DEFAULT)]
     pub memory: MemorySize,
+
+    /// Number of processors: 1
+    #[arg(long, value_name = "N", default_value = "1", value_parser = OneCpu, hide = true)]
+    pub cpus: u32,
 
     /// Where the serial port leads: stdio, null or file:PATH
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
@@ -218,6 +231,7 @@ mod tests {
         let args = run_args(&[]);
         assert_eq!(args.memory.bytes(), 128 << 20);
         assert_eq!(args.serial, SerialTarget::Stdio);
+        assert_eq!((args.common.cpu, args.cpus), (CpuModel::CoreDuo, 1));
         assert_eq!(args.common.policy, None);
         assert_eq!(
             (
@@ -240,6 +254,10 @@ mod tests {
             "console=ttyS0",
             "-m",
             "64",
+            "--cpu",
+            "pentium",
+            "--cpus",
+            "1",
             "--policy",
             "ring",
             "--serial",
@@ -259,6 +277,7 @@ mod tests {
         assert_eq!(args.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(args.serial, SerialTarget::File("out".into()));
         assert!(args.strict && args.no_reboot);
+        assert_eq!(args.common.cpu, CpuModel::Pentium);
         assert_eq!(args.common.policy, Some(PolicyName::Ring));
         assert_eq!(args.common.log, "debug");
     }
@@ -269,6 +288,9 @@ mod tests {
             &["run"][..],
             &["run", "--kernel", "k", "--policy", "best"],
             &["run", "--kernel", "k", "--frobnicate"],
+            &["run", "--kernel", "k", "--cpu", "z80"],
+            &["run", "--kernel", "k", "--cpus", "2"],
+            &["run", "--kernel", "k", "--cpus", "two"],
             &["run", "--kernel", "k", "-m", "0"],
             &["run", "--kernel", "k", "-m", "1M"],
             &["run", "--kernel", "k", "-m", "1T"],
@@ -285,7 +307,26 @@ mod tests {
         let error = refused(&["run", "--kernel", "k", "--policy", "best"]).to_string();
         assert!(error.contains("vmware, translate, ring"), "{error}");
         let error = refused(&["run", "--kernel", "k", "-m", "1T"]).to_string();
-        assert!(error.contains("the most is 3G"), "{error}");
+        assert!(error.contains("2M to 3G"), "{error}");
+        let error = refused(&["run", "--kernel", "k", "--cpu", "z80"]).to_string();
+        assert!(error.contains("486, pentium, pentium3, coreduo"), "{error}");
+        let error = refused(&["run", "--kernel", "k", "--cpus", "2"]).to_string();
+        assert!(error.contains("one processor"), "{error}");
+    }
+
+    #[test]
+    fn the_table_of_processors_needs_no_kernel() {
+        for command in ["run", "demo"] {
+            let line = ["ringshift", command, "--cpu", "help"];
+            let table = Cli::try_parse_from(line).expect_err("the table");
+            assert_eq!(
+                (table.kind(), table.exit_code()),
+                (ErrorKind::DisplayHelp, 0)
+            );
+            for model in CpuModel::ALL {
+                assert!(table.to_string().contains(model.name()), "{table}");
+            }
+        }
     }
 
     #[test]

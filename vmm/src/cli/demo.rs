@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::args::DemoArgs;
 use super::{CliError, StatsFile, Status, complain, describe, emergency, start_log, take_signals};
 use decision::PolicyName;
+use translator::system::CpuModel;
 
 use crate::demo::{self, DemoParams};
 use crate::exits::Ending;
@@ -26,7 +27,8 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
         seed: args.seed,
         scale: args.scale,
     };
-    let (status, passed_over) = run(&params, args.common.policy, Some(stats))?;
+    let cpu = args.common.cpu;
+    let (status, passed_over) = run(&params, cpu, args.common.policy, Some(stats))?;
     if status != Status::Done || !passed_over {
         return Ok(status);
     }
@@ -39,7 +41,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
         scale: args.scale * SLOW_SCALE,
         ..params
     };
-    let (status, _) = run(&params, Some(PolicyName::Vmware), None)?;
+    let (status, _) = run(&params, cpu, Some(PolicyName::Vmware), None)?;
     Ok(status)
 }
 
@@ -47,6 +49,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
 /// would have been possible but slow.
 fn run(
     params: &DemoParams,
+    cpu: CpuModel,
     policy: Option<PolicyName>,
     stats: Option<StatsFile>,
 ) -> Result<(Status, bool), CliError> {
@@ -60,6 +63,7 @@ fn run(
     };
     let config = MachineConfig {
         memory: MemorySize::DEMO,
+        cpu,
         policy,
         strict: true,
         count_instructions: true,

@@ -3,6 +3,7 @@
 pub mod args;
 mod demo;
 mod host;
+mod parsers;
 mod run;
 
 use std::fmt::Display;

@@ -31,6 +31,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     let (input, terminal) = input(&args.serial)?;
     let config = MachineConfig {
         memory: args.memory,
+        cpu: args.common.cpu,
         policy: args.common.policy,
         strict: args.strict,
         count_instructions: args.count_instructions,

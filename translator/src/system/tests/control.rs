@@ -31,7 +31,10 @@ fn cr4_has_the_bits_of_the_model() {
         assert_eq!(mov_cr(&mut m, 4, absent), gp0(), "{absent:#x}");
     }
     m.model = CpuModel::I486;
-    assert_eq!(mov_cr(&mut m, 4, 0), ud());
+    assert_eq!(mov_cr(&mut m, 4, cr4::PSE), Ok(Flow::Next));
+    for absent in [cr4::TSD, cr4::DE, cr4::PAE, cr4::PGE, cr4::PCE, cr4::OSFXSR] {
+        assert_eq!(mov_cr(&mut m, 4, absent), gp0(), "{absent:#x}");
+    }
 }
 
 #[test]
