@@ -113,7 +113,7 @@ fn debian_i386(kernel_package: Package, session: Session) -> Result<Guest, Guest
         append: "console=ttyS0",
         memory: "128M",
         qemu: "qemu-system-i386",
-        qemu_options: &[],
+        qemu_options: &["-cpu", "coreduo"],
     })
 }
 

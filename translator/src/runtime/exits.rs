@@ -1,5 +1,7 @@
 //! What translated code leaves for, except faults and memory accesses.
 
+use std::ops::RangeInclusive;
+
 use super::context::Reason;
 use super::engine::{Engine, Step};
 use crate::codegen::{CalloutKind, SiteKind, table_jump};
@@ -8,6 +10,18 @@ use crate::system::{Exception, Flow, debug, vector};
 use crate::{Exit, Platform};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use shadow_mmu::Mmu;
+
+/// Model-specific registers that kernels look for knowing that they may be absent: no reason for a
+/// warning (Intel SDM vol. 4, table 2-2).
+const PROBED_MSRS: [RangeInclusive<u32>; 7] = [
+    0x3A..=0x3A,               // IA32_FEATURE_CONTROL
+    0xCE..=0xCF,               // MSR_PLATFORM_INFO, IA32_CORE_CAPABILITIES
+    0x10A..=0x10B,             // IA32_ARCH_CAPABILITIES, IA32_FLUSH_CMD
+    0x140..=0x140,             // MISC_FEATURE_ENABLES
+    0x179..=0x17B,             // IA32_MCG_CAP, IA32_MCG_STATUS, IA32_MCG_CTL
+    0x480..=0x493,             // VMX capabilities
+    0xC000_0080..=0xC001_1FFF, // IA32_EFER, and AMD's own
+];
 
 /// Bytes of a CALL rel32.
 const CALL_BYTES: u64 = 5;
@@ -186,9 +200,13 @@ impl Engine {
         if cpu.cpl != 0 || self.msr_warnings == 0 {
             return;
         }
+        let msr = cpu.gpr[reg::ECX];
+        if PROBED_MSRS.iter().any(|range| range.contains(&msr)) {
+            return;
+        }
         let value = u64::from(cpu.gpr[reg::EDX]) << 32 | u64::from(cpu.gpr[reg::EAX]);
         tracing::warn!(
-            msr = format_args!("{:#x}", cpu.gpr[reg::ECX]),
+            msr = format_args!("{msr:#x}"),
             value = write.then_some(format_args!("{value:#x}")),
             "#GP for a model-specific register that the processor model does not have"
         );
