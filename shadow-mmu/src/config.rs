@@ -15,7 +15,7 @@ pub struct MmuConfig {
     /// Most neighbouring 4 KiB pages mapped together at a hidden fault; 1 turns fault-around off.
     pub fault_around: u32,
     /// Width of a guest-physical address. Above 32, a 4 MiB page-directory entry has PSE-36 address bits (Intel SDM vol. 3A,
-    /// table 4-4); the others of bits 21:13 are reserved.
+    /// table 4-4); the others of bits 21:13 are reserved. In PAE entries the bits above it are.
     pub physical_bits: u8,
     /// Record every store into a shadow table for [`Mmu::take_edits`](crate::Mmu::take_edits).
     pub mirror_edits: bool,

@@ -236,7 +236,7 @@ fn every_combination_of_pae_paging() {
                 for frame in frames {
                     for pde_xd in [0, XD] {
                         for &pte in if large { &ptes[..1] } else { &ptes[..] } {
-                            for pte_high in [0, XD, 1 << 40] {
+                            for pte_high in [0, XD, 1 << 32, 1 << 40] {
                                 // Every third case in full: the bits of the two levels were tested above.
                                 let pte = pte | u64::from(DATA) | pte_high;
                                 let pde = pde | u64::from(frame) | pde_xd;
@@ -284,4 +284,41 @@ fn pse36_takes_address_bits_from_the_low_half() {
     let fault = m.resolve(LINEAR, READ).unwrap_err();
     assert_eq!(fault.code, FaultCode::PRESENT | FaultCode::RESERVED);
     m.audit().unwrap();
+}
+
+/// Bits of a PAE entry above the processor's address width are reserved: 32 on a Core Duo, 36 on a Pentium III.
+#[test]
+fn pae_entries_have_as_many_address_bits_as_the_processor() {
+    for (physical_bits, bit) in [(32, 32), (32, 51), (36, 36), (36, 51)] {
+        let mut m = Mmu::new(MmuConfig {
+            ram_bytes: 16 << 20,
+            physical_bits,
+            ..MmuConfig::default()
+        })
+        .unwrap();
+        let directory = 0x10_2000u32;
+        put32(&mut m, ROOT, directory | P);
+        let pde = directory + (LINEAR >> 21) * 8;
+        put32(&mut m, pde, TABLE | P | W);
+        let pte = TABLE + (LINEAR >> 12 & 511) * 8;
+        put32(&mut m, pte, DATA | P | W);
+        m.set_paging(PagingRegs {
+            cr4: CR4_PAE,
+            ..paging(ROOT)
+        });
+        let gpa = |m: &mut Mmu| m.resolve(LINEAR, READ).map(|r| r.gpa);
+        assert_eq!(gpa(&mut m), Ok(u64::from(DATA)));
+        let reserved = FaultCode::PRESENT | FaultCode::RESERVED;
+        for entry in [pde, pte] {
+            put32(&mut m, entry + 4, 1 << (bit - 32));
+            assert_eq!(gpa(&mut m).unwrap_err().code, reserved, "bit {bit}");
+            // The bit below is the last of the address.
+            if bit == 36 && entry == pte {
+                put32(&mut m, entry + 4, 1 << (bit - 33));
+                assert_eq!(gpa(&mut m), Ok(1 << (bit - 1) | u64::from(DATA)));
+            }
+            put32(&mut m, entry + 4, 0);
+        }
+        m.audit().unwrap();
+    }
 }

@@ -308,7 +308,12 @@ fn edits_rebuild_the_tables_elsewhere() {
 
 #[test]
 fn a_half_written_pae_entry_is_never_acted_on() {
-    let mut m = mmu(16);
+    let mut m = Mmu::new(MmuConfig {
+        ram_bytes: 16 << 20,
+        physical_bits: 36,
+        ..MmuConfig::default()
+    })
+    .unwrap();
     let directory = 0x10_2000u32;
     put32(&mut m, ROOT, directory | P);
     put32(

@@ -1,4 +1,5 @@
-//! A small model of paging, written from the SDM and not from the code under test: no caches, no spaces, no windows.
+//! A small model of paging with 32 address bits, written from the SDM and not from the code under test: no caches, no
+//! spaces, no windows.
 
 use super::{A, D, P, PS, U, W};
 use shadow_mmu::{Access, AccessKind, FaultCode, Mmu, PagingRegs, Privilege};
@@ -76,7 +77,7 @@ impl Model {
             }
             (
                 8usize,
-                pdpte & 0xf_ffff_f000,
+                pdpte & 0xffff_f000,
                 l >> 21 & 511,
                 l >> 12 & 511,
                 0x1f_ffffu64,
@@ -94,9 +95,9 @@ impl Model {
         let high_reserved = if !pae {
             0
         } else if nxe {
-            0x7fff_fff0_0000_0000
+            0x7fff_ffff_0000_0000
         } else {
-            0xffff_fff0_0000_0000u64
+            0xffff_ffff_0000_0000u64
         };
         let all_ones = if pae { u64::MAX } else { 0xffff_ffff };
         let pde_at = directory + pd_index * size as u64;
@@ -114,10 +115,10 @@ impl Model {
         let (last, last_at, rights, no_execute, base, mask);
         if large {
             (last, last_at, rights, no_execute) = (pde, pde_at, pde, nxe && pde >> 63 != 0);
-            (base, mask) = (pde & 0xf_ffff_f000 & !large_mask, large_mask);
+            (base, mask) = (pde & 0xffff_f000 & !large_mask, large_mask);
         } else {
             e.entries.push((self.gate(pde_at), size, pde | a));
-            let pte_at = (pde & 0xf_ffff_f000) + pt_index * size as u64;
+            let pte_at = (pde & 0xffff_f000) + pt_index * size as u64;
             // A self-map: the directory entry is its own page-table entry, and has just been used.
             let same = if self.gate(pte_at) == self.gate(pde_at) {
                 a
@@ -135,7 +136,7 @@ impl Model {
             }
             (last, last_at, rights) = (pte, pte_at, pde & pte);
             no_execute = nxe && (pde | pte) >> 63 != 0;
-            (base, mask) = (pte & 0xf_ffff_f000, 0xfff);
+            (base, mask) = (pte & 0xffff_f000, 0xfff);
         }
         let denied = user && rights & u == 0
             || write && rights & w == 0 && (user || wp)
