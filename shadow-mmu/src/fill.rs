@@ -53,6 +53,7 @@ impl Mmu {
         };
         let Some(slot) = placed.slot.filter(|_| mappable) else {
             self.stats.trapped_faults += 1;
+            self.stats.traced_faults += u64::from(resolved.traced);
             return FaultOutcome::Trapped(resolved);
         };
         if access.kind != AccessKind::Execute && !self.map_page(slot, linear >> 12) {
@@ -60,6 +61,8 @@ impl Mmu {
             return FaultOutcome::Trapped(resolved);
         }
         self.stats.hidden_faults += 1;
+        let kernel = slot == self.active.supervisor;
+        self.stats.hidden_kernel_faults += u64::from(kernel);
         if slot == self.slot_of(access.privilege) {
             FaultOutcome::Filled
         } else {

@@ -7,10 +7,14 @@ pub struct MmuStats {
     pub hidden_faults: u64,
     /// Of these, supervisor accesses that were sent to the user window.
     pub user_page_faults: u64,
+    /// Of the hidden faults, those that filled a supervisor space: kernel addresses.
+    pub hidden_kernel_faults: u64,
     /// Faults that the guest has to see.
     pub true_faults: u64,
     /// Faults on devices, holes, ROM and traced pages.
     pub trapped_faults: u64,
+    /// Of these, writes to traced pages.
+    pub traced_faults: u64,
     /// Guest page-table walks.
     pub walks: u64,
     /// Lookups answered by the software TLB.

@@ -117,6 +117,15 @@ fn debian_i386(kernel_package: Package, session: Session) -> Result<Guest, Guest
     })
 }
 
+/// The kernel image of one of Debian's kernel packages.
+///
+/// # Errors
+///
+/// When the package cannot be fetched.
+pub fn debian_kernel(package: Package) -> Result<PathBuf, GuestError> {
+    kernel(&Packages::open()?.unpacked(package)?)
+}
+
 /// Debian's unmodified 64-bit kernel, with a busybox system and the modules `modules` in the order
 /// to insert them in, listed in `/modules/list`. `fill` adds the rest, `init` included.
 ///
@@ -177,7 +186,7 @@ fn busybox(root: &Path) -> Result<Initrd, GuestError> {
 }
 
 /// Writes an initial RAM disk, so that a test that reads the one of before is not disturbed.
-fn store(name: &str, initrd: Initrd) -> Result<PathBuf, GuestError> {
+pub(crate) fn store(name: &str, initrd: Initrd) -> Result<PathBuf, GuestError> {
     let dir = paths::guests_dir().map_err(at(Path::new("target/guests")))?;
     let path = dir.join(format!("{name}.cpio"));
     let partial = dir.join(format!(

@@ -1,6 +1,7 @@
 //! Helpers shared by the test suites.
 
 pub mod bzimage;
+pub mod compare;
 pub mod console;
 pub mod differential;
 pub mod generate;

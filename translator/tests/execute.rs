@@ -34,6 +34,19 @@ fn loops_calls_and_memory() {
     assert_eq!(machine.gpr(reg::ESP), 0x8000);
 }
 
+/// What a compiler for a later processor puts in front of every function.
+#[test]
+fn endbr32_does_nothing() {
+    let mut machine = Machine::new(32, |a| {
+        a.mov(eax, 5)?;
+        a.endbr32()?;
+        a.inc(eax)?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EAX), 6);
+}
+
 #[test]
 fn real_mode_and_ports() {
     let mut machine = Machine::new(16, |a| {

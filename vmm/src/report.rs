@@ -99,8 +99,10 @@ pub fn mmu_counters(stats: &MmuStats) -> Counters {
     by_name!(
         hidden_faults,
         user_page_faults,
+        hidden_kernel_faults,
         true_faults,
         trapped_faults,
+        traced_faults,
         walks,
         tlb_hits,
         shadow_fills,

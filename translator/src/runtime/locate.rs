@@ -172,6 +172,7 @@ impl Engine {
             return;
         }
         self.changed = false;
+        self.stats.window_switches += u64::from(self.view.is_none_or(|v| v.base != view.base));
         self.mode = mode;
         self.view = Some(view);
         let readable = self.cache.quiet_poll();

@@ -39,6 +39,8 @@ pub struct Stats {
     pub host_faults: u64,
     /// Of these, hidden faults: a window was filled.
     pub hidden_faults: u64,
+    /// Times that translated code was entered on another window than before.
+    pub window_switches: u64,
     /// Page faults delivered to the guest.
     pub true_faults: u64,
     /// Other exceptions delivered to the guest.
