@@ -66,6 +66,17 @@ impl Mmu {
         }
     }
 
+    /// The window for accesses of privilege `p`, if nothing is put off for it. Changes nothing.
+    #[inline]
+    pub fn ready_view(&self, p: Privilege) -> Option<View> {
+        let space = self.spaces.get(self.slot_of(p)).filter(|s| !s.is_stale())?;
+        let base = space.window.as_ref()?.base();
+        Some(View {
+            space: space.id,
+            base,
+        })
+    }
+
     /// Nothing is put off for the window of privilege `p`: it may be used as it is.
     #[inline]
     pub fn view_is_clean(&self, p: Privilege) -> bool {

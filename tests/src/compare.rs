@@ -21,6 +21,8 @@ use crate::packages::Package;
 use crate::paths;
 use crate::programs::{self, BuildError};
 
+/// The processor model of both: Ringshift's default.
+const CPU: &str = "coreduo";
 /// More than any one run takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -172,7 +174,15 @@ impl Bench {
         command
             .arg("run")
             .args(self.arguments(work, warm, count))
-            .args(["--memory", "128M", "--policy", "translate", "--no-reboot"])
+            .args([
+                "--memory",
+                "128M",
+                "--policy",
+                "translate",
+                "--cpu",
+                CPU,
+                "--no-reboot",
+            ])
             .arg("--stats")
             .arg(&stats);
         let (ns, cpu_ns) = result_of(command, work)?;
@@ -196,7 +206,7 @@ impl Bench {
         command
             .args(["-accel", "tcg", "-nodefaults", "-no-user-config"])
             .args(["-no-reboot", "-display", "none", "-serial", "stdio"])
-            .args(["-m", "128M", "-cpu", "pentium3"])
+            .args(["-m", "128M", "-cpu", CPU])
             .args(self.arguments(work, warm, count));
         let (ns, cpu_ns) = result_of(command, work)?;
         Ok(Sample {

@@ -2,7 +2,7 @@
 
 use super::cache::CodeCache;
 use super::context::Context;
-use super::jump_table::JumpTable;
+use super::jump_table::{JumpTable, SpareTables};
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
 use super::prepare::Bounce;
@@ -45,6 +45,7 @@ pub(crate) struct Engine {
     pub(super) code_spaces: FastMap<CodeSpace, JumpTable>,
     pub(super) empty_table: JumpTable,
     pub(super) stores: Stores,
+    pub(super) spare_tables: SpareTables,
     pub(super) asm: Asm,
     pub(super) buffer: Vec<u8>,
     pub(super) events: Vec<MmuEvent>,
@@ -144,6 +145,7 @@ impl Engine {
             code_spaces: FastMap::default(),
             empty_table,
             stores: Stores::new()?,
+            spare_tables: SpareTables::default(),
             asm: Asm::new(),
             buffer: Vec::new(),
             events: Vec::new(),
@@ -387,8 +389,13 @@ impl Engine {
         context.sti_poll = if pending { faulting } else { quiet };
         context.sti_jump_table = if pending { empty } else { table };
         context.target = target;
-        context.poll.store(quiet, Ordering::SeqCst);
-        context.jump_table.store(table, Ordering::SeqCst);
+        // A store that a kick must not overtake is a locked one: only where there is something to store.
+        if context.poll.load(Ordering::SeqCst) != quiet {
+            context.poll.store(quiet, Ordering::SeqCst);
+        }
+        if context.jump_table.load(Ordering::SeqCst) != table {
+            context.jump_table.store(table, Ordering::SeqCst);
+        }
         if self.kick.is_kicked() {
             // Arrived while the pointers were being set: the unit runs to its first poll.
             context.poll.store(faulting, Ordering::SeqCst);

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::context::Reason;
 use super::engine::{Engine, Step};
+use crate::codegen::mode::Mode;
 use crate::codegen::{CalloutKind, SiteKind, table_jump};
 use crate::state::{CpuState, InterruptShadow, cr0, eflags, reg, seg};
 use crate::system::{Exception, Flow, debug, vector};
@@ -95,11 +96,8 @@ impl Engine {
     }
 
     /// Unit and instruction that the call returning to `site` belongs to.
-    pub(super) fn site(&self, site: u64) -> Option<(u32, SiteKind, Instruction)> {
-        let index = self.units.at_host(site.wrapping_sub(1))?;
-        let unit = self.units.get(index)?;
-        let found = unit.site_at(site)?;
-        let guest = unit.instructions.get(found.instruction as usize)?.guest;
+    pub(super) fn site(&mut self, site: u64) -> Option<(u32, SiteKind, Instruction)> {
+        let (index, found, guest) = self.units.find_site(site)?;
         Some((index, found.kind, guest))
     }
 
@@ -141,7 +139,8 @@ impl Engine {
                 if single {
                     return self.step_done(mmu);
                 }
-                if self.may_resume(index, kind, platform) {
+                let same_mode = !kind_may_change_mode(kind) || self.kept_mode(kind, mmu);
+                if same_mode && self.may_resume(index, platform) {
                     Step::Resume(site)
                 } else {
                     Step::Boundary
@@ -214,13 +213,27 @@ impl Engine {
     }
 
     /// The unit can go on behind a callout: it is still valid, and nobody waits for the boundary.
-    fn may_resume(&self, index: u32, kind: CalloutKind, platform: &mut dyn Platform) -> bool {
+    fn may_resume(&self, index: u32, platform: &mut dyn Platform) -> bool {
         let wanted = self.kick.is_kicked()
             || platform.attention()
             || self.state().pending_debug != 0
             || (self.state().interrupt_flag() && platform.interrupt_pending());
         let valid = self.units.get(index).is_some_and(|unit| !unit.dead);
-        valid && !wanted && !kind_may_change_mode(kind)
+        valid && !wanted
+    }
+
+    /// Supervisor code has loaded a segment register or changed flags, as it does at every entry and exit of
+    /// a kernel, and translations for the mode remain right: the context follows.
+    fn kept_mode(&mut self, kind: CalloutKind, mmu: &mut Mmu) -> bool {
+        let cpu = self.state();
+        let kept = matches!(kind, CalloutKind::SegmentLoad | CalloutKind::Sensitive)
+            && cpu.cpl == 0
+            && cpu.interrupt_shadow == InterruptShadow::None
+            && Mode::of(cpu) == self.mode;
+        if kept {
+            self.make_ready(mmu, self.mode);
+        }
+        kept
     }
 
     /// Bytes of an instruction, as far as they can be read.

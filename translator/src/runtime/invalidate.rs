@@ -30,11 +30,12 @@ impl Engine {
                     }
                 }
                 MmuEvent::SpaceDropped(space) => {
-                    self.code_spaces.retain(|key, _| key.space != space);
                     self.stores.drop_space(space);
                     if let Some(view) = self.view {
                         self.cache.context_mut().store_table = self.stores.address(view.space);
                     }
+                    let gone = self.code_spaces.extract_if(|key, _| key.space == space);
+                    gone.for_each(|(_, table)| self.spare_tables.put(table));
                     if self.code_space.is_some_and(|key| key.space == space) {
                         self.code_space = None;
                         self.changed = true;

@@ -6,8 +6,8 @@
 //! has one, so the lookup needs no comparison and touches no flags.
 #![allow(unsafe_code)] // sparse tables of 16 GiB
 
+use super::units::FastMap;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
-use std::collections::HashSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -20,8 +20,9 @@ const EIPS_PER_PAGE: u64 = 1024;
 pub(crate) struct JumpTable {
     entries: NonNull<u32>,
     count: u64,
-    /// Guest pages (EIP / 4096) that have entries.
-    pages: HashSet<u32>,
+    /// Guest pages (EIP / 4096) that have entries, with a bit for each of the four pages of the table that
+    /// they take.
+    pages: FastMap<u32, u8>,
 }
 
 // SAFETY: owns its mapping.
@@ -30,8 +31,7 @@ unsafe impl Send for JumpTable {}
 impl JumpTable {
     /// A table for EIPs up to `limit` + 1, all empty.
     pub(crate) fn new(limit: u32) -> io::Result<JumpTable> {
-        // One entry beyond the limit: an instruction that ends at the limit is followed by it.
-        let count = (u64::from(limit) + 2).next_multiple_of(EIPS_PER_PAGE);
+        let count = JumpTable::entries_for(limit);
         let bytes =
             NonZeroUsize::new(count as usize * 4).ok_or_else(|| io::Error::other("empty table"))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -44,8 +44,13 @@ impl JumpTable {
         Ok(JumpTable {
             entries: mapping.cast(),
             count,
-            pages: HashSet::new(),
+            pages: FastMap::default(),
         })
+    }
+
+    fn entries_for(limit: u32) -> u64 {
+        // One entry beyond the limit: an instruction that ends at the limit is followed by it.
+        (u64::from(limit) + 2).next_multiple_of(EIPS_PER_PAGE)
     }
 
     /// Address of entry 0.
@@ -54,10 +59,34 @@ impl JumpTable {
     }
 
     pub(crate) fn set(&mut self, eip: u32, offset: u32) {
-        if u64::from(eip) < self.count {
-            self.pages.insert(eip >> 12);
-            // SAFETY: index below count.
-            unsafe { self.entries.as_ptr().add(eip as usize).write(offset) };
+        if u64::from(eip) >= self.count {
+            return;
+        }
+        // SAFETY: index below count.
+        let entry = unsafe { self.entries.as_ptr().add(eip as usize) };
+        // SAFETY: as above; translated code, which reads the table too, is not running.
+        unsafe {
+            if entry.read() == offset {
+                return; // most are set again and again
+            }
+            entry.write(offset);
+        }
+        let quarter = u64::from(eip) % 4096 / EIPS_PER_PAGE;
+        *self.pages.entry(eip >> 12).or_default() |= 1 << quarter;
+    }
+
+    /// Empties the table by writing to what was written to, which is less work than giving the memory back
+    /// and getting it again.
+    fn wipe(&mut self) {
+        for (page, quarters) in std::mem::take(&mut self.pages) {
+            self.fill_quarters(page, quarters);
+        }
+    }
+
+    fn fill_quarters(&mut self, page: u32, quarters: u8) {
+        for quarter in (0..4).filter(|quarter| quarters >> quarter & 1 != 0) {
+            let from = u64::from(page) * 4096 + quarter * EIPS_PER_PAGE;
+            self.fill(from, EIPS_PER_PAGE);
         }
     }
 
@@ -65,11 +94,11 @@ impl JumpTable {
     /// reach into it from the page before.
     pub(crate) fn clear_page(&mut self, page: u32) {
         let before = page.wrapping_sub(1);
-        if self.pages.contains(&before) {
+        if self.pages.contains_key(&before) {
             self.fill(u64::from(before) * 4096 + 4096 - 15, 15);
         }
-        if self.pages.remove(&page) {
-            self.fill(u64::from(page) * 4096, 4096);
+        if let Some(quarters) = self.pages.remove(&page) {
+            self.fill_quarters(page, quarters);
         }
     }
 
@@ -78,7 +107,7 @@ impl JumpTable {
         if count as usize > self.pages.len() {
             let hit: Vec<u32> = self
                 .pages
-                .iter()
+                .keys()
                 .copied()
                 .filter(|page| page.wrapping_sub(first) < count)
                 .collect();
@@ -129,9 +158,63 @@ impl Drop for JumpTable {
     }
 }
 
+/// Emptied tables, to be used again: processes come and go, and each has a space of its own.
+#[derive(Debug, Default)]
+pub(crate) struct SpareTables(Vec<JumpTable>);
+
+impl SpareTables {
+    const MOST: usize = 16;
+    /// Guest pages above which a table is not worth keeping: its memory would be lost to others.
+    const PAGES: usize = 256;
+
+    /// An empty table for EIPs up to `limit` + 1.
+    pub(crate) fn take(&mut self, limit: u32) -> io::Result<JumpTable> {
+        let count = JumpTable::entries_for(limit);
+        match self.0.iter().rposition(|table| table.count == count) {
+            Some(index) => Ok(self.0.swap_remove(index)),
+            None => JumpTable::new(limit),
+        }
+    }
+
+    /// Keeps a table that is no longer used.
+    pub(crate) fn put(&mut self, mut table: JumpTable) {
+        if self.0.len() < Self::MOST && table.pages.len() <= Self::PAGES {
+            table.wipe();
+            self.0.push(table);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_is_used_again_is_empty() {
+        let mut spare = SpareTables::default();
+        let mut table = spare.take(u32::MAX).expect("address space");
+        let eips = [0, 1023, 1024, 0x1234_5FFF, 0xC000_0000, u32::MAX];
+        let read = |table: &JumpTable, eip: u32| {
+            // SAFETY: the table covers every EIP.
+            unsafe { table.entries.as_ptr().add(eip as usize).read() }
+        };
+        for eip in eips {
+            table.set(eip, 77);
+            table.set(eip, 77);
+            assert_eq!(read(&table, eip), 77);
+        }
+        table.clear_page(0xC_0000);
+        assert_eq!(read(&table, 0xC000_0000), 0);
+        let address = table.address();
+        spare.put(table);
+        let real = spare.take(0xFFFF).expect("address space");
+        assert_ne!(real.address(), address, "of another size");
+        let again = spare.take(u32::MAX).expect("address space");
+        assert_eq!(again.address(), address);
+        for eip in eips {
+            assert_eq!(read(&again, eip), 0, "{eip:#x}");
+        }
+    }
 
     #[test]
     fn the_eip_behind_the_limit_has_an_entry() {

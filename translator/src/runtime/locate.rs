@@ -1,7 +1,6 @@
 //! From CS:EIP to a unit: the context made ready for the mode, the unit found or translated.
 
 use super::engine::{Engine, Step, UNUSABLE_BASE};
-use super::jump_table::JumpTable;
 use super::units::{Unit, UnitKey, Units};
 use crate::codegen::mode::{Mode, SegmentClass};
 use crate::codegen::{AccessHint, CodeSource, Translation, build, features};
@@ -9,7 +8,7 @@ use crate::state::seg;
 use crate::system::CpuModel;
 use crate::{Exit, Platform};
 use iced_x86::Instruction;
-use shadow_mmu::{Access, Mmu, PhysTarget, Privilege, SpaceId};
+use shadow_mmu::{Access, Mmu, PhysTarget, Privilege, SpaceId, View};
 
 /// What a jump table belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -215,7 +214,7 @@ impl Engine {
             if self.code_spaces.len() >= MAX_CODE_SPACES {
                 self.code_spaces.clear();
             }
-            match JumpTable::new(code.limit) {
+            match self.spare_tables.take(code.limit) {
                 Ok(table) => {
                     self.code_spaces.insert(key, table);
                 }
@@ -230,6 +229,10 @@ impl Engine {
     /// Routes supervisor accesses to user pages: see `AccessHint::UserWindow`.
     pub(super) fn refresh_regions(&mut self, mmu: &mut Mmu) {
         let (user, supervisor) = (mmu.view(Privilege::User), mmu.view(Privilege::Supervisor));
+        self.set_regions(mmu, user, supervisor);
+    }
+
+    fn set_regions(&mut self, mmu: &mut Mmu, user: View, supervisor: View) {
         self.regions_spaces = Some((user.space, supervisor.space));
         let regions = mmu.user_regions();
         let generation = regions.generation;
@@ -241,20 +244,34 @@ impl Engine {
         self.regions_usable = true;
     }
 
-    /// Makes the regions unusable when they are out of date: the access faults and refreshes them.
+    /// Before supervisor code is entered: brings the regions up to date where that takes no change of a
+    /// window, as after a load of CR3. Otherwise makes them unusable: the next access faults and refreshes
+    /// them, so that a window is not brought in line for each of many changes to come.
     pub(super) fn check_regions(&mut self, mmu: &mut Mmu) {
-        if !self.regions_usable {
+        let Some(known) = self.regions_spaces else {
+            return; // nothing that was translated uses them
+        };
+        if self.privilege() == Privilege::User {
             return;
         }
         let spaces = (
             mmu.space_of(Privilege::User),
             mmu.space_of(Privilege::Supervisor),
         );
-        let stale = self.regions_spaces != Some(spaces)
-            || !mmu.view_is_clean(Privilege::User)
-            || mmu.user_regions().generation != self.regions_generation;
-        if stale {
-            self.invalidate_regions();
+        match (
+            mmu.ready_view(Privilege::User),
+            mmu.ready_view(Privilege::Supervisor),
+        ) {
+            (Some(user), Some(supervisor)) => {
+                let current = self.regions_usable
+                    && known == spaces
+                    && mmu.user_regions().generation == self.regions_generation;
+                if !current {
+                    self.set_regions(mmu, user, supervisor);
+                }
+            }
+            _ if self.regions_usable => self.invalidate_regions(),
+            _ => {}
         }
     }
 

@@ -112,12 +112,13 @@ impl Unit {
         self.instructions.get(index.checked_sub(1)?)
     }
 
-    /// The site whose call returns to `address`.
-    pub(crate) fn site_at(&self, address: u64) -> Option<&Site> {
+    /// The place in the list of the site whose call returns to `address`.
+    fn site_at(&self, address: u64) -> Option<u32> {
         let offset = address.checked_sub(self.host)? as u32;
         // Sites of exits are behind those of the main line, so all are in order of host offset.
         let index = self.sites.partition_point(|site| site.host < offset);
-        self.sites.get(index).filter(|site| site.host == offset)
+        let found = self.sites.get(index)?.host == offset;
+        found.then_some(index as u32)
     }
 }
 
@@ -151,6 +152,35 @@ impl CodePage {
     }
 }
 
+/// Sites found lately, by host address: translated code is left from few places most of the time.
+#[derive(Debug)]
+struct RecentSites(Box<[(u64, u32, u32)]>);
+
+impl RecentSites {
+    const COUNT: usize = 4096;
+
+    fn slot(address: u64) -> usize {
+        (address ^ address >> 12) as usize % Self::COUNT
+    }
+
+    fn get(&self, address: u64) -> Option<(u32, u32)> {
+        let &(at, index, place) = self.0.get(Self::slot(address))?;
+        (at == address).then_some((index, place))
+    }
+
+    fn put(&mut self, address: u64, index: u32, place: u32) {
+        if let Some(slot) = self.0.get_mut(Self::slot(address)) {
+            *slot = (address, index, place);
+        }
+    }
+}
+
+impl Default for RecentSites {
+    fn default() -> Self {
+        RecentSites(vec![(0, 0, 0); Self::COUNT].into_boxed_slice())
+    }
+}
+
 /// All units.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
@@ -158,6 +188,7 @@ pub(crate) struct Units {
     /// Host addresses of the units, apart from them: searched at every exit.
     hosts: Vec<u64>,
     by_key: FastMap<UnitKey, u32>,
+    recent_sites: RecentSites,
     pub(crate) pages: FastMap<u32, CodePage>,
 }
 
@@ -178,6 +209,23 @@ impl Units {
             .checked_sub(1)?;
         let unit = self.units.get(index)?;
         (address <= unit.host + u64::from(unit.host_bytes)).then_some(index as u32)
+    }
+
+    /// The unit, and the place in its list of sites, whose call returns to `address`.
+    pub(crate) fn find_site(&mut self, address: u64) -> Option<(u32, &Site, Instruction)> {
+        let (index, place) = match self.recent_sites.get(address) {
+            Some(found) => found,
+            None => {
+                let index = self.at_host(address.wrapping_sub(1))?;
+                let place = self.get(index)?.site_at(address)?;
+                self.recent_sites.put(address, index, place);
+                (index, place)
+            }
+        };
+        let unit = self.get(index)?;
+        let site = unit.sites.get(place as usize)?;
+        let guest = unit.instructions.get(site.instruction as usize)?.guest;
+        Some((index, site, guest))
     }
 
     pub(crate) fn insert(&mut self, unit: Unit) -> u32 {
@@ -337,6 +385,7 @@ impl Units {
         self.units.clear();
         self.hosts.clear();
         self.by_key.clear();
+        self.recent_sites = RecentSites::default();
         let mut traced = Vec::new();
         for (gfn, page) in &mut self.pages {
             page.units.clear();
