@@ -285,7 +285,7 @@ fn children_cpu_ns() -> u64 {
 
 fn result(output: &str, work: &str) -> Option<f64> {
     let line = output.lines().find_map(|line| {
-        let mut words = line.trim().split_whitespace();
+        let mut words = line.split_whitespace();
         (words.next() == Some("RESULT") && words.next() == Some(work)).then_some(words)
     })?;
     let numbers: Vec<u64> = line.filter_map(|word| word.parse().ok()).collect();
