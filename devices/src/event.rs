@@ -21,6 +21,8 @@ pub enum ChipsetEvent {
     Reset(ResetKind),
     /// The guest switched the power off.
     PowerOff,
+    /// An edge of the NMI wire.
+    Nmi,
     /// The A20 gate is open (true) or forces address bit 20 to zero (false) from now on.
     A20(bool),
 }
@@ -30,6 +32,7 @@ pub enum ChipsetEvent {
 pub(crate) enum Signal {
     Reset(ResetKind),
     PowerOff,
+    Nmi,
 }
 
 impl Signal {
@@ -38,6 +41,7 @@ impl Signal {
             Self::Reset(ResetKind::Processor) => 1,
             Self::Reset(ResetKind::System) => 2,
             Self::PowerOff => 4,
+            Self::Nmi => 8,
         }
     }
 }
@@ -77,6 +81,7 @@ impl EventSink {
                 Signal::Reset(ResetKind::Processor),
                 ChipsetEvent::Reset(ResetKind::Processor),
             ),
+            (Signal::Nmi, ChipsetEvent::Nmi),
         ]
         .into_iter()
         .filter(move |(signal, _)| raised & signal.bit() != 0)

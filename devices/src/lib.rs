@@ -35,6 +35,7 @@ pub mod time;
 pub use chipset::{Chipset, ChipsetConfig, ChipsetCounters, ChipsetState, Claims};
 pub use device::{AccessSize, Device, MmioDevice, PortDevice};
 pub use event::{ChipsetEvent, ResetKind};
+pub use pit::NmiSource;
 pub use time::{Nanos, WallClock};
 
 /// Keeps the example in the README compiling.

@@ -24,6 +24,17 @@ pub trait Platform {
     /// controller. Called only while [`Platform::interrupt_pending`] is true.
     fn acknowledge_interrupt(&mut self) -> u8;
 
+    /// The FERR# wire: an x87 exception waits to be reported through IRQ 13, because CR0.NE is clear
+    /// (Intel SDM vol. 1, appendix D). A platform without the latch behind it need not do anything.
+    fn set_ferr(&mut self, asserted: bool) {
+        let _ = asserted;
+    }
+
+    /// The IGNNE# wire: the processor is to go on in spite of what FERR# reports.
+    fn ignne(&mut self) -> bool {
+        false
+    }
+
     /// True when the machine must act before the guest goes on (reset, power-off, A20, a stop
     /// request). The engine then leaves with [`Exit::Attention`](crate::Exit::Attention) at the
     /// next instruction boundary.

@@ -204,6 +204,13 @@ pub struct TableRegister {
     pub limit: u16,
 }
 
+/// The exception flags of FSW, and the masks of FCW.
+pub const X87_EXCEPTIONS: u16 = 0x3F;
+/// FSW.ES.
+const FSW_SUMMARY: u16 = 1 << 7;
+/// FSW.B, which says the same.
+const FSW_BUSY: u16 = 1 << 15;
+
 /// x87, MMX and SSE state in the 64-bit FXSAVE layout (Intel SDM vol. 1, section 10.5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -221,6 +228,34 @@ impl FxState {
     /// FCW, the x87 control word.
     pub fn control_word(&self) -> u16 {
         u16::from_le_bytes([self.0[0], self.0[1]])
+    }
+
+    /// Sets FCW. The summary bits of FSW do not follow: see [`FxState::summarize`].
+    pub fn set_control_word(&mut self, value: u16) {
+        [self.0[0], self.0[1]] = value.to_le_bytes();
+    }
+
+    /// FSW, the x87 status word.
+    pub fn status_word(&self) -> u16 {
+        u16::from_le_bytes([self.0[2], self.0[3]])
+    }
+
+    /// FSW.ES: an unmasked x87 exception is pending.
+    pub fn error_pending(&self) -> bool {
+        self.status_word() & FSW_SUMMARY != 0
+    }
+
+    /// Brings ES and B of FSW in line with the exception flags and the masks in FCW (Intel SDM vol.
+    /// 1, section 8.1.3).
+    pub fn summarize(&mut self) {
+        let status = self.status_word();
+        let unmasked = status & !self.control_word() & X87_EXCEPTIONS != 0;
+        let status = if unmasked {
+            status | FSW_SUMMARY | FSW_BUSY
+        } else {
+            status & !(FSW_SUMMARY | FSW_BUSY)
+        };
+        [self.0[2], self.0[3]] = status.to_le_bytes();
     }
 }
 
@@ -293,6 +328,8 @@ pub struct CpuState {
     pub nmi_pending: bool,
     /// An NMI is being handled: others wait until IRET.
     pub nmi_blocked: bool,
+    /// FERR# is asserted: an unmasked x87 exception with CR0.NE clear.
+    pub ferr: bool,
     /// Bits of DR6 for the debug trap that is due before the next instruction, once no load of SS
     /// holds it off; 0 if none is.
     pub pending_debug: u32,
@@ -338,6 +375,7 @@ impl CpuState {
             interrupt_shadow: InterruptShadow::None,
             nmi_pending: false,
             nmi_blocked: false,
+            ferr: false,
             pending_debug: 0,
             msrs: Msrs {
                 pat: 0x0007_0406_0007_0406,
@@ -384,6 +422,12 @@ impl CpuState {
     /// Guest-linear address of the next instruction.
     pub fn linear_eip(&self) -> u32 {
         self.seg[seg::CS].base.wrapping_add(self.eip)
+    }
+
+    /// True when misaligned accesses are #AC: at CPL 3 with CR0.AM and EFLAGS.AC (Intel SDM vol. 3A,
+    /// section 6.15, "Interrupt 17").
+    pub fn checks_alignment(&self) -> bool {
+        self.cpl == 3 && self.cr0 & cr0::AM != 0 && self.eflags & eflags::AC != 0
     }
 
     /// True when a debug trap is to be taken before the next instruction (Intel SDM vol. 3A, table

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devices::{AccessSize, Chipset, ChipsetEvent, Nanos};
+use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource};
 use translator::Platform;
 
 use crate::clock::{Clock, host_tsc};
@@ -30,6 +30,7 @@ pub struct Board {
     power_off: bool,
     reset: bool,
     a20: Option<bool>,
+    nmi: bool,
     stop: Option<StopReason>,
 }
 
@@ -52,6 +53,7 @@ impl Board {
             power_off: false,
             reset: false,
             a20: None,
+            nmi: false,
             stop: None,
         }
     }
@@ -112,6 +114,17 @@ impl Board {
         self.a20.take()
     }
 
+    /// Whether there was an edge of the NMI wire; each is told once.
+    pub fn take_nmi(&mut self) -> bool {
+        self.collect_events();
+        std::mem::take(&mut self.nmi)
+    }
+
+    /// Something on the board asks for an NMI.
+    pub fn nmi_source(&mut self, source: NmiSource) {
+        self.chipset.nmi_source(source);
+    }
+
     /// The RESET# wire. Typed input that has not arrived yet stays.
     pub fn reset(&mut self) {
         self.chipset.reset(self.clock.now());
@@ -133,6 +146,7 @@ impl Board {
                 // the machine.
                 ChipsetEvent::Reset(_) => self.reset = true,
                 ChipsetEvent::A20(open) => self.a20 = Some(open),
+                ChipsetEvent::Nmi => self.nmi = true,
             }
         }
     }
@@ -246,6 +260,14 @@ impl Platform for Board {
 
     fn acknowledge_interrupt(&mut self) -> u8 {
         self.chipset.acknowledge_interrupt()
+    }
+
+    fn set_ferr(&mut self, asserted: bool) {
+        self.chipset.set_ferr(asserted);
+    }
+
+    fn ignne(&mut self) -> bool {
+        self.chipset.ignne()
     }
 
     fn attention(&mut self) -> bool {

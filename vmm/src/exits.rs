@@ -100,6 +100,8 @@ pub struct Situation {
     pub at: Place,
     /// EFLAGS.IF.
     pub interrupts_enabled: bool,
+    /// An NMI is pending that the vCPU can take.
+    pub nmi: bool,
     /// A reset ends the run.
     pub end_at_reset: bool,
 }
@@ -135,6 +137,7 @@ pub fn handle(exit: Exit, requests: Requests, situation: &Situation) -> Result<A
     }
     match exit {
         Exit::Shutdown => Err(RunError::TripleFault { at }),
+        Exit::Halted if situation.nmi => Ok(Action::Resume),
         Exit::Halted if !situation.interrupts_enabled => Err(RunError::HaltedForever { at }),
         Exit::Halted => Ok(Action::Sleep),
         Exit::InterruptReady => Ok(Action::TakeInterrupt),
@@ -177,6 +180,7 @@ mod tests {
             cpl: 0,
         },
         interrupts_enabled: true,
+        nmi: false,
         end_at_reset: false,
     };
 
@@ -211,6 +215,9 @@ mod tests {
         };
         let error = handle(Exit::Halted, Requests::default(), &off).expect_err("nothing wakes it");
         assert!(error.to_string().contains("0060:c0100000"), "{error}");
+        let nmi = Situation { nmi: true, ..off };
+        let action = handle(Exit::Halted, Requests::default(), &nmi).expect("an NMI wakes it");
+        assert_eq!(action, Action::Resume);
         let power_off = Requests {
             power_off: true,
             ..Requests::default()

@@ -208,6 +208,17 @@ impl Machine {
         self.boot()
     }
 
+    /// Presses the NMI button: the processor gets an NMI whatever the board's ports 61h and 70h say.
+    /// A guest that has halted with interrupts off is woken up by it.
+    pub fn raise_nmi(&mut self) {
+        self.vcpu.raise_nmi();
+    }
+
+    /// A fault on one of the board's buses, which asks for an NMI through ports 61h and 70h.
+    pub fn nmi_source(&mut self, source: devices::NmiSource) {
+        self.board.nmi_source(source);
+    }
+
     /// Guest-physical memory.
     pub fn memory(&self) -> &Mmu {
         &self.mmu

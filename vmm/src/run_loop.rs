@@ -46,6 +46,13 @@ impl Machine {
     fn run_to_the_end(&mut self) -> Result<Ending, RunError> {
         loop {
             self.board.catch_up();
+            // Both engines: direct execution does not look for it.
+            if self.vcpu.state().accepts_nmi() {
+                let exit = self.vcpu.take_nmi(&mut self.mmu, &mut self.board);
+                if let Some(ending) = self.handle(exit)? {
+                    return Ok(ending);
+                }
+            }
             let replay = self.account.replay;
             let inputs = self.tables.inputs(self.vcpu.state(), &self.mmu, replay);
             let previous = self.decider.last_engine();
@@ -100,6 +107,9 @@ impl Machine {
     fn handle(&mut self, mut exit: Exit) -> Result<Option<Ending>, RunError> {
         loop {
             let requests = self.board.take_requests();
+            if self.board.take_nmi() {
+                self.vcpu.raise_nmi();
+            }
             match handle(exit, requests, &self.situation())? {
                 Action::Resume => {}
                 Action::TakeInterrupt => {
@@ -135,6 +145,7 @@ impl Machine {
                 cpl: state.cpl,
             },
             interrupts_enabled: state.interrupt_flag(),
+            nmi: state.accepts_nmi(),
             end_at_reset: self.end_at_reset,
         }
     }

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{BusCounters, BusError, DeviceId, MmioBus, PortBus};
 use crate::device::{AccessSize, Device};
-use crate::event::{ChipsetEvent, EventSink};
+use crate::event::{ChipsetEvent, EventSink, Signal};
 use crate::fpu_error::{FpuError, FpuErrorState};
 use crate::i8042::{I8042, I8042State};
 use crate::line::{Line, LineBank};
 use crate::pci::{PciDevice, PciError, PciHost, PciState, spec::Bdf};
 use crate::pic::{Pic, PicState};
-use crate::pit::{Pit, PitState};
+use crate::pit::{NmiSource, Pit, PitState};
 use crate::pm::{Pm, PmState, spec::SCI_IRQ};
 use crate::port92::{Port92, Port92State};
 use crate::rtc::{Rtc, RtcState};
@@ -129,6 +129,8 @@ pub struct Chipset {
     deadline: Nanos,
     /// Level of A20 that was reported last.
     a20: bool,
+    /// Level of the NMI wire.
+    nmi: bool,
 }
 
 impl Chipset {
@@ -174,6 +176,7 @@ impl Chipset {
             now: Nanos::ZERO,
             deadline: Nanos::MAX,
             a20,
+            nmi: false,
         })
     }
 
@@ -310,6 +313,13 @@ impl Chipset {
         self.devices.fpu_error.ignne()
     }
 
+    /// Something on the board asks for an NMI: ports 61h and 70h decide whether the processor gets
+    /// it, as [`ChipsetEvent::Nmi`].
+    pub fn nmi_source(&mut self, source: NmiSource) {
+        self.devices.pit.nmi_source(source);
+        self.drive_nmi();
+    }
+
     /// Whether port 70h keeps NMI from the processor.
     pub fn nmi_disabled(&self) -> bool {
         self.devices.rtc.nmi_disabled()
@@ -422,6 +432,8 @@ impl Chipset {
         self.devices.fpu_error.restore(state.fpu_error);
         self.devices.pci.restore(state.pci);
         self.devices.pm.restore(state.pm);
+        // An edge that was on its way is not repeated.
+        self.nmi = self.devices.pit.wants_nmi() && !self.devices.rtc.nmi_disabled();
         // Last: its inputs are the levels that the others drive.
         self.devices.pic.restore(state.pic);
         self.schedule();
@@ -453,7 +465,18 @@ impl Chipset {
         self.schedule();
     }
 
+    /// The NMI wire follows its sources; the processor looks at its rising edge.
+    fn drive_nmi(&mut self) {
+        let level = self.devices.pit.wants_nmi() && !self.devices.rtc.nmi_disabled();
+        if level && !self.nmi {
+            self.events.signal(Signal::Nmi);
+        }
+        self.nmi = level;
+    }
+
+    /// After an access that may have moved a timer, or one of the ports behind the NMI wire.
     fn schedule(&mut self) {
+        self.drive_nmi();
         self.deadline = self.devices.next_event().unwrap_or(Nanos::MAX);
     }
 }

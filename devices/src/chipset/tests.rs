@@ -411,3 +411,41 @@ fn random_accesses_with_time_in_any_order_do_not_panic() {
         }
     }
 }
+
+#[test]
+fn ports_61h_and_70h_stand_between_a_source_and_the_nmi_wire() {
+    let mut chipset = board();
+    let now = Nanos::ZERO;
+    let nmis = |chipset: &mut Chipset| {
+        let events = chipset.take_events();
+        events.iter().filter(|e| **e == ChipsetEvent::Nmi).count()
+    };
+    // Disabled at port 61h: nothing is noted.
+    outb(&mut chipset, 0x61, 0x0c, now);
+    chipset.nmi_source(NmiSource::IoChannelCheck);
+    chipset.nmi_source(NmiSource::SystemError);
+    assert_eq!(inb(&mut chipset, 0x61, now) & 0xc0, 0);
+    // Masked at port 70h: noted, and told when the mask goes.
+    outb(&mut chipset, 0x61, 0, now);
+    outb(&mut chipset, 0x70, 0x8f, now);
+    chipset.nmi_source(NmiSource::IoChannelCheck);
+    assert_eq!(inb(&mut chipset, 0x61, now) & 0xc0, 0x40);
+    assert_eq!(nmis(&mut chipset), 0);
+    outb(&mut chipset, 0x70, 0x0f, now);
+    assert_eq!(nmis(&mut chipset), 1);
+    // The wire is high: a second source makes no edge.
+    chipset.nmi_source(NmiSource::SystemError);
+    assert_eq!(nmis(&mut chipset), 0);
+    assert_eq!(inb(&mut chipset, 0x61, now) & 0xc0, 0xc0);
+    // Disabling clears; port 70h can make a new edge of what is left.
+    outb(&mut chipset, 0x61, 0x08, now);
+    assert_eq!(inb(&mut chipset, 0x61, now) & 0xc0, 0x80);
+    outb(&mut chipset, 0x70, 0x80, now);
+    outb(&mut chipset, 0x70, 0x00, now);
+    assert_eq!(nmis(&mut chipset), 1);
+    outb(&mut chipset, 0x61, 0x0c, now);
+    outb(&mut chipset, 0x61, 0x00, now);
+    assert_eq!(inb(&mut chipset, 0x61, now) & 0xc0, 0);
+    chipset.nmi_source(NmiSource::SystemError);
+    assert_eq!(nmis(&mut chipset), 1);
+}

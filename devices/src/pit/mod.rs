@@ -34,6 +34,8 @@ use spec::{
 pub struct PitState {
     counters: [Counter; 3],
     port_b: u8,
+    /// IOCHK and SERR of port 61h.
+    nmi_sources: u8,
     /// Ticks of counter 0 that are still to be delivered.
     missed: u32,
     /// Level of the IRQ 0 wire: high from the first edge on.
@@ -49,10 +51,20 @@ impl PitState {
         Self {
             counters,
             port_b: 0,
+            nmi_sources: 0,
             missed: 0,
             irq0: false,
         }
     }
+}
+
+/// What can ask for an NMI on the board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NmiSource {
+    /// IOCHK# of the ISA bus: a parity error, or a card's own trouble.
+    IoChannelCheck,
+    /// SERR# of the PCI bus.
+    SystemError,
 }
 
 /// The interval timer.
@@ -100,6 +112,29 @@ impl Pit {
             self.state.missed -= 1;
             self.irq0.edge();
         }
+    }
+
+    /// A fault on the ISA bus (IOCHK#), or a system error on the PCI bus (SERR#): noted in port 61h
+    /// unless it is disabled there.
+    pub fn nmi_source(&mut self, source: NmiSource) {
+        let bit = match source {
+            NmiSource::IoChannelCheck => PortB::IOCHK,
+            NmiSource::SystemError => PortB::SERR,
+        };
+        self.state.nmi_sources |= (bit & self.enabled_nmi_sources()).bits();
+    }
+
+    /// Port 61h asks for an NMI.
+    pub fn wants_nmi(&self) -> bool {
+        self.state.nmi_sources != 0
+    }
+
+    fn enabled_nmi_sources(&self) -> PortB {
+        let control = PortB::from_bits_truncate(self.state.port_b);
+        let mut enabled = PortB::empty();
+        enabled.set(PortB::IOCHK, !control.contains(PortB::IOCHK_DISABLE));
+        enabled.set(PortB::SERR, !control.contains(PortB::SERR_DISABLE));
+        enabled
     }
 
     /// What the speaker plays: the count of counter 2 in periods of 1/1193182 s, if it is on.
@@ -187,6 +222,7 @@ impl Pit {
         let [.., counter2] = &mut self.state.counters;
         counter2.advance(PIT_CLOCK.ticks_at(now));
         let mut value = PortB::from_bits_truncate(self.state.port_b);
+        value |= PortB::from_bits_truncate(self.state.nmi_sources);
         value.set(PortB::OUT2, counter2.out());
         value.set(PortB::REFRESH, (now.0 / REFRESH_TOGGLE_NANOS) & 1 != 0);
         value.bits()
@@ -220,6 +256,7 @@ impl PortDevice for Pit {
         match port {
             PORT_B => {
                 self.state.port_b = value & PortB::WRITABLE.bits();
+                self.state.nmi_sources &= self.enabled_nmi_sources().bits();
                 let gate = value & PortB::GATE2.bits() != 0;
                 let [.., counter2] = &mut self.state.counters;
                 counter2.advance(tick);

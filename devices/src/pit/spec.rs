@@ -35,6 +35,10 @@ bitflags! {
         const REFRESH = 0x10;
         /// OUT of counter 2 (RO).
         const OUT2 = 0x20;
+        /// IOCHK# has asked for an NMI (RO); IOCHK_DISABLE takes it back.
+        const IOCHK = 0x40;
+        /// PCI SERR# has asked for an NMI (RO); SERR_DISABLE takes it back.
+        const SERR = 0x80;
         /// The bits that software can write.
         const WRITABLE = 0x0f;
     }

@@ -208,7 +208,7 @@ impl Builder<'_> {
                 host: self.asm.offset() as u32,
                 guest: insn,
             });
-            self.hint = if self.t.mode.is_slow() {
+            self.hint = if self.t.mode.is_slow() || self.t.mode.checks_alignment() {
                 AccessHint::Callout
             } else {
                 self.source.hint(offset)

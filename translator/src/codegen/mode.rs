@@ -97,6 +97,7 @@ const PAGING: u32 = 1 << 26;
 const TSC_CALLOUT: u32 = 1 << 27;
 const TRAP: u32 = 1 << 28;
 const XMM: u32 = 1 << 29;
+const ALIGNED: u32 = 1 << 30;
 
 impl Mode {
     pub(crate) fn of(cpu: &CpuState) -> Mode {
@@ -121,6 +122,7 @@ impl Mode {
         bits |= set(cpu.eflags & eflags::TF != 0, SINGLE | TRAP);
         bits |= set(cpu.cr0 & cr0::PG != 0, PAGING);
         bits |= set(cpu.cr4 & cr4::OSFXSR != 0, XMM);
+        bits |= set(cpu.checks_alignment(), ALIGNED);
         let denied = cpu.cr4 & cr4::TSD != 0 && cpu.cpl != 0;
         // The inline form shifts with RORX.
         let inline = cpu.msrs.tsc_offset == 0 || std::arch::is_x86_feature_detected!("bmi2");
@@ -145,6 +147,12 @@ impl Mode {
     /// EFLAGS.TF is set: a trap is due after each instruction.
     pub(crate) fn traps(self) -> bool {
         self.0 & TRAP != 0
+    }
+
+    /// Misaligned accesses are #AC, and all go through Rust, which looks. The flag is hardly ever set
+    /// where CR0.AM is: no form in line is worth its code.
+    pub(crate) fn checks_alignment(self) -> bool {
+        self.0 & ALIGNED != 0
     }
 
     pub(crate) fn is_slow(self) -> bool {

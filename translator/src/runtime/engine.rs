@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     pub(super) regions_spaces: Option<(SpaceId, SpaceId)>,
     pub(super) regions_usable: bool,
     pub(super) fsgsbase: bool,
+    /// The next instruction runs in spite of a pending x87 exception: IGNNE#.
+    pub(super) ignore_fpu_error: bool,
     /// The breakpoints that jump tables and windows leave room for.
     pub(super) armed: Armed,
     /// The execution log is on: units are neither linked nor put into jump tables.
@@ -167,6 +169,7 @@ impl Engine {
             regions_generation: u64::MAX,
             regions_spaces: None,
             regions_usable: false,
+            ignore_fpu_error: false,
             armed: Armed::default(),
             fsgsbase: switch::host_has_fsgsbase(),
             logging: false,
@@ -244,6 +247,8 @@ impl Engine {
         let steps_before = self.single_steps;
         loop {
             self.drain_events(mmu);
+            // An event goes first; then the instruction reports its error again.
+            let ignore_fpu_error = std::mem::take(&mut self.ignore_fpu_error);
             // In the order of Intel SDM vol. 3A, table 6-2: traps of the instruction before, NMI,
             // interrupts, the breakpoint on the next instruction.
             if self.state().debug_trap_due()
@@ -287,7 +292,14 @@ impl Engine {
                 self.stats.replays_user += 1;
             }
             self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::None;
+            let masked = ignore_fpu_error.then(|| self.mask_fpu_error());
             let exit = self.execute(entry, mmu, platform);
+            if let Some(control) = masked {
+                self.unmask_fpu_error(control);
+            }
+            if self.state().ferr {
+                self.follow_fpu_error(platform);
+            }
             if shadow != InterruptShadow::None && self.single_steps == completed {
                 self.cache.context_mut().cpu.interrupt_shadow = shadow;
             }
@@ -379,7 +391,8 @@ impl Engine {
         context.interrupt_flag = u8::from(cpu.interrupt_flag());
         let esp = u64::from(cpu.gpr[reg::ESP]);
         context.stack = if in_window { context.window | esp } else { esp };
-        context.fpu_ensure = if cpu.cr0 & (cr0::TS | cr0::EM) != 0 {
+        let one_by_one = cpu.ferr && !alone;
+        context.fpu_ensure = if cpu.cr0 & (cr0::TS | cr0::EM) != 0 || one_by_one {
             stubs.fpu_unavailable
         } else if context.fpu_loaded != 0 {
             stubs.fpu_ready

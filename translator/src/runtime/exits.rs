@@ -299,6 +299,7 @@ impl Engine {
         let mut bytes = [0u8; 4];
         if near_return {
             let linear = system.segment_access(seg::SS, wrap(esp), size as u32, false)?;
+            system.check_alignment(linear, size, size as u32, false)?;
             system.read_linear(linear, &mut bytes[..size], privilege)?;
         } else if insn.op0_kind() == OpKind::Register {
             let value = system.cpu.gpr[insn.op0_register().number()];
@@ -306,6 +307,7 @@ impl Engine {
         } else {
             let (segment, offset) = system.effective_address(insn, 0);
             let linear = system.segment_access(segment, offset, size as u32, false)?;
+            system.check_alignment(linear, size, size as u32, false)?;
             system.read_linear(linear, &mut bytes[..size], privilege)?;
         }
         let target = u32::from_le_bytes(bytes);
@@ -325,6 +327,7 @@ impl Engine {
         } else if insn.is_call_near_indirect() {
             let new = wrap(esp.wrapping_sub(size as u32));
             let linear = system.segment_access(seg::SS, new, size as u32, true)?;
+            system.check_alignment(linear, size, size as u32, true)?;
             let next = insn.next_ip32().to_le_bytes();
             system.write_linear(linear, &next[..size], privilege)?;
             set_stack(system.cpu, esp.wrapping_sub(size as u32));
@@ -408,6 +411,9 @@ impl Engine {
             return internal("an FPU check from nowhere");
         };
         self.set_eip(insn.ip32());
+        if self.state().cr0 & (cr0::TS | cr0::EM) == 0 {
+            return self.run_fpu_alone();
+        }
         self.single_steps += 1;
         let em = self.state().cr0 & cr0::EM != 0;
         if insn.mnemonic() == iced_x86::Mnemonic::Wait {
@@ -421,9 +427,9 @@ impl Engine {
         }
         let x87 = insn.cpuid_features().iter().all(|f| {
             use iced_x86::CpuidFeature as F;
-            matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::CMOV)
-        });
-        // CR0.EM makes MMX and SSE undefined, and x87 unavailable (SDM vol. 3A, table 2-2).
+            matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::CMOV | F::FXSR)
+        }) || insn.mnemonic() == iced_x86::Mnemonic::Fisttp;
+        // CR0.EM makes MMX and SSE undefined, and x87 and FXSAVE unavailable (SDM vol. 3A, table 2-2).
         let number = if em && !x87 { vector::UD } else { vector::NM };
         self.raise(mmu, platform, Exception::fault(number))
     }

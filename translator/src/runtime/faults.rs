@@ -3,6 +3,7 @@
 use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::codegen::AccessHint;
+use crate::state::cr4;
 use crate::system::{Exception, vector};
 use crate::{Exit, Platform};
 use iced_x86::Instruction;
@@ -41,13 +42,16 @@ impl Engine {
         match number as u8 {
             vector::PF => self.page_fault(at, address, error & ERROR_WRITE != 0, mmu, platform),
             vector::GP | vector::SS => self.protection_fault(at, mmu, platform),
-            exception @ (vector::DE | vector::UD | vector::MF | vector::XM | vector::AC) => {
+            vector::MF => self.fpu_error(mmu, platform),
+            // The guest's AC flag never reaches the host: this is the host's own check for locked
+            // accesses that cross a cache line. Rust hands out a buffer for those.
+            vector::AC => self.replay(at),
+            exception @ (vector::DE | vector::UD | vector::XM) => {
                 self.single_steps += 1;
-                let fault = match exception {
-                    vector::AC => Exception::fault_with_code(vector::AC, 0),
-                    other => Exception::fault(other),
-                };
-                self.raise(mmu, platform, fault)
+                // SDM vol. 3A, section 6.15, "Interrupt 19".
+                let unknown = exception == vector::XM && self.state().cr4 & cr4::OSXMMEXCPT == 0;
+                let number = if unknown { vector::UD } else { exception };
+                self.raise(mmu, platform, Exception::fault(number))
             }
             other => internal(&format!(
                 "host exception {other} in translated code, at EIP {:#x}",

@@ -6,6 +6,7 @@ mod debugging;
 mod engine;
 mod exits;
 mod faults;
+mod fpu_error;
 mod fpu_pointers;
 mod invalidate;
 mod jump_table;

@@ -32,6 +32,27 @@ fn alignment(insn: &Instruction) -> u32 {
     }
 }
 
+/// The alignment that the alignment check asks of an operand of `size` bytes (Intel SDM vol. 3A, table
+/// 6-7). For unaligned forms of 16 bytes it is up to the processor; here they pass.
+fn checked_alignment(insn: &Instruction, size: u32) -> u32 {
+    match (insn.mnemonic(), size) {
+        (Mnemonic::Maskmovq, _) => 1,
+        (_, 2 | 4 | 8) => size,
+        (_, 10) => 8,
+        // Environments and images of the x87, in the 16- and 32-bit formats.
+        (_, 14 | 94) => 2,
+        (_, 28 | 108) => 4,
+        _ => 1,
+    }
+}
+
+/// A locked access that crosses a cache line: the host may refuse it.
+fn splits_lock(insn: &Instruction, linear: u32, size: u32) -> bool {
+    const CACHE_LINE: u32 = 64;
+    let locked = insn.has_lock_prefix() || insn.mnemonic() == Mnemonic::Xchg;
+    locked && linear % CACHE_LINE + size > CACHE_LINE
+}
+
 /// True for stores of the x87 that leave memory alone when they raise an unmasked exception: what is
 /// there has to be in the buffer.
 fn may_not_write(insn: &Instruction) -> bool {
@@ -162,12 +183,14 @@ impl Engine {
         }
         let size = access.size.clamp(1, MAX_OPERAND as u32);
         let alone = self.mode.is_single();
-        let system = self.system(mmu, platform);
+        let mut system = self.system(mmu, platform);
         let linear = system.segment_access(access.segment, offset, size, access.write)?;
         // Before paging: the processor checks it on the linear address alone.
         if linear & (alignment(insn) - 1) != 0 {
             return Err(Exception::general_protection());
         }
+        let checked = checked_alignment(insn, size);
+        system.check_alignment(linear, size as usize, checked, access.write)?;
         let privilege = system.privilege();
         if debug::breakpoints_enabled(system.cpu) {
             let hits = debug::data_breakpoints(system.cpu, linear, size, access.write);
@@ -184,7 +207,8 @@ impl Engine {
         };
         self.bounce.pending = None;
         let image = insn.mnemonic() == Mnemonic::Fxsave;
-        if !image && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
+        let copy = image || splits_lock(insn, linear, size);
+        if !copy && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
             return Ok(Some((address as u64, true)));
         }
         // Field by field: the buffer is borrowed beside the system.

@@ -138,6 +138,7 @@ impl Engine {
             let mut left = [0u8; 4];
             if reads_source {
                 let linear = system.segment_access(source_segment, source, size as u32, false)?;
+                system.check_alignment(linear, size, size as u32, false)?;
                 system.read_linear(linear, &mut left[..size], privilege)?;
             } else {
                 left = accumulator(system.cpu).to_le_bytes();
@@ -146,6 +147,7 @@ impl Engine {
             match operation {
                 Operation::Move | Operation::Store => {
                     let linear = system.segment_access(seg::ES, destination, size as u32, true)?;
+                    system.check_alignment(linear, size, size as u32, true)?;
                     system.write_linear(linear, &left[..size], privilege)?;
                 }
                 Operation::Load => {
@@ -156,6 +158,7 @@ impl Engine {
                 Operation::Compare | Operation::Scan => {
                     let mut right = [0u8; 4];
                     let linear = system.segment_access(seg::ES, destination, size as u32, false)?;
+                    system.check_alignment(linear, size, size as u32, false)?;
                     system.read_linear(linear, &mut right[..size], privilege)?;
                     let flags = compare_flags(
                         system.cpu.eflags,

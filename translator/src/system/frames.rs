@@ -66,7 +66,7 @@ impl System<'_> {
         let (index, offset) = self.effective_address(insn, 1);
         let value = self.register(insn.op0_register());
         let inside = if insn.op0_register().size() == 2 {
-            let [a, b, c, d] = self.read_segment(index, offset)?;
+            let [a, b, c, d] = self.read_parts(index, offset, 2)?;
             let (lower, upper) = (i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d]));
             decimal::bound_holds(i32::from(value as i16), lower.into(), upper.into())
         } else {

@@ -1,6 +1,7 @@
 //! Guest memory as instructions reach it: through segmentation, paging and devices.
 
 use super::debug::{breakpoints_enabled, data_breakpoints};
+use super::event::vector;
 use super::{Exception, System, direct};
 use crate::state::{CpuState, Rights, Segment, seg};
 use shadow_mmu::{Access, AccessPlan, PAGE_SIZE, PhysTarget, Privilege};
@@ -99,6 +100,29 @@ impl System<'_> {
         write: bool,
     ) -> Result<u32, Exception> {
         check_segment(self.cpu, index, offset, len, write)
+    }
+
+    /// Checks that an access of the program's own to `len` bytes is aligned, where alignment is
+    /// checked. A page fault goes before (Intel SDM vol. 3A, table 6-2).
+    ///
+    /// # Errors
+    /// #AC(0), #PF.
+    #[inline]
+    pub fn check_alignment(
+        &mut self,
+        linear: u32,
+        len: usize,
+        alignment: u32,
+        write: bool,
+    ) -> Result<(), Exception> {
+        if linear & (alignment - 1) == 0 || !self.cpu.checks_alignment() {
+            return Ok(());
+        }
+        let kind = if write { Access::write } else { Access::read };
+        for (at, ..) in pages(linear, len) {
+            self.mmu.resolve(at, kind(Privilege::User))?;
+        }
+        Err(Exception::fault_with_code(vector::AC, 0))
     }
 
     /// Reads guest-linear memory; pages and devices may be crossed.
@@ -245,19 +269,32 @@ impl System<'_> {
         Ok(bytes)
     }
 
-    /// Reads `N` bytes at an offset in a segment, with the current privilege.
+    /// Reads a word, a double word, or a larger structure of double words at an offset in a segment,
+    /// with the current privilege.
     pub(super) fn read_segment<const N: usize>(
         &mut self,
         index: usize,
         offset: u32,
     ) -> Result<[u8; N], Exception> {
+        self.read_parts(index, offset, if N < 4 { N as u32 } else { 4 })
+    }
+
+    /// Reads a structure of parts of `alignment` bytes at an offset in a segment, with the current
+    /// privilege.
+    pub(super) fn read_parts<const N: usize>(
+        &mut self,
+        index: usize,
+        offset: u32,
+        alignment: u32,
+    ) -> Result<[u8; N], Exception> {
         let linear = self.segment_access(index, offset, N as u32, false)?;
+        self.check_alignment(linear, N, alignment, false)?;
         let mut bytes = [0; N];
         self.read_linear(linear, &mut bytes, self.privilege())?;
         Ok(bytes)
     }
 
-    /// Writes bytes at an offset in a segment, with the current privilege.
+    /// Writes a word, or a table register, at an offset in a segment, with the current privilege.
     pub(super) fn write_segment(
         &mut self,
         index: usize,
@@ -265,6 +302,11 @@ impl System<'_> {
         data: &[u8],
     ) -> Result<(), Exception> {
         let linear = self.segment_access(index, offset, data.len() as u32, true)?;
+        match data.len() {
+            // The limit, and the base behind it (Intel SDM vol. 3A, section 3.5.1).
+            6 => self.check_alignment(linear.wrapping_add(2), 4, 4, true)?,
+            len => self.check_alignment(linear, len, len as u32, true)?,
+        }
         self.write_linear(linear, data, self.privilege())
     }
 }

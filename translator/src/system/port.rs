@@ -165,6 +165,7 @@ impl System<'_> {
         let index = if input { seg::ES } else { index };
         let linear = self.segment_access(index, offset, u32::from(size), input)?;
         let len = usize::from(size);
+        self.check_alignment(linear, len, u32::from(size), input)?;
         if input {
             self.write_from_device(linear, len, |platform| platform.port_read(port, size))?;
             self.watch_port(port, size);

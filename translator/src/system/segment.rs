@@ -309,7 +309,7 @@ impl System<'_> {
             let [a, b, c, d, e, f] = self.read_segment(index, at)?;
             Ok((u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f])))
         } else {
-            let [a, b, c, d] = self.read_segment(index, at)?;
+            let [a, b, c, d] = self.read_parts(index, at, 2)?;
             Ok((
                 u32::from(u16::from_le_bytes([a, b])),
                 u16::from_le_bytes([c, d]),

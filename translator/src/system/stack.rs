@@ -105,6 +105,10 @@ impl System<'_> {
         let start = sp.wrapping_sub(image.len() as u32) & mask;
         let new = (sp & !mask) | start;
         let contiguous = image.len() as u32 - 1 <= mask - start;
+        if privilege == Privilege::User {
+            let linear = stack.base.wrapping_add(start);
+            self.check_alignment(linear, frame.width, frame.width as u32, true)?;
+        }
         if contiguous
             && self
                 .write_linear(stack.base.wrapping_add(start), image, privilege)
@@ -154,6 +158,7 @@ impl System<'_> {
         let mut values = [0; N];
         if len - 1 <= mask - start && len as usize <= PEEK_BYTES {
             let linear = self.segment_access(seg::SS, start, len, false)?;
+            self.check_alignment(linear, len as usize, width as u32, false)?;
             let mut bytes = [0u8; PEEK_BYTES];
             let bytes = bytes.get_mut(..len as usize).unwrap_or_default();
             self.read_linear(linear, bytes, self.privilege())?;
