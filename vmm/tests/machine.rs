@@ -164,3 +164,65 @@ fn typed_input_reaches_the_guest_however_long_it_is() {
     assert_eq!(result.expect("power-off"), Ending::PowerOff);
     assert_eq!(fs::read(path).expect("the output"), text);
 }
+
+/// Vector 2 leads to offset 80h of the guest's segment, and there is a stack.
+const NMI_VECTOR: [u8; 21] = [
+    0x31, 0xC0, 0x8E, 0xD8, // xor ax, ax; mov ds, ax
+    0xC7, 0x06, 0x08, 0x00, 0x80, 0x00, // mov word [8], 80h
+    0xC7, 0x06, 0x0A, 0x00, 0x00, 0x10, // mov word [10], 1000h
+    0x8E, 0xD0, 0xBC, 0x00, 0x70, // mov ss, ax; mov sp, 7000h
+];
+/// Prints the sources of the NMI in port 61h as a letter (`@` is IOCHK#), and clears them.
+const NMI_HANDLER: [u8; 17] = [
+    0xE4, 0x61, 0x24, 0xC0, // in al, 61h; and al, 0C0h
+    0xBA, 0xF8, 0x03, 0xEE, // mov dx, 3F8h; out dx, al
+    0xB0, 0x0C, 0xE6, 0x61, // mov al, 0Ch; out 61h, al
+    0xB0, 0x00, 0xE6, 0x61, // mov al, 0; out 61h, al
+    0xCF, // iret
+];
+
+/// `code` behind the set-up of the vector, and the handler at its place.
+fn nmi_guest(code: &[&[u8]]) -> Guest {
+    let mut bytes = [&NMI_VECTOR[..], &code.concat(), &POWER_OFF, &FOREVER].concat();
+    assert!(bytes.len() <= 0x80);
+    bytes.resize(0x80, 0);
+    bytes.extend(NMI_HANDLER);
+    guest(&[&bytes])
+}
+
+#[test]
+fn an_nmi_wakes_a_machine_that_has_halted_for_good() {
+    let (path, serial) = output("nmi-button");
+    let config = MachineConfig { serial, ..config() };
+    let guest = nmi_guest(&[&[0xFA, 0xF4], &print("x")]);
+    let mut machine = Machine::new(config, guest).expect("a machine");
+    let error = machine.run().expect_err("cli; hlt");
+    assert!(matches!(error, RunError::HaltedForever { .. }), "{error}");
+    machine.raise_nmi();
+    assert_eq!(machine.run().expect("power-off"), Ending::PowerOff);
+    assert_eq!(fs::read(path).expect("the output"), b"\0x");
+    assert_eq!(machine.report("test").translator.nmis, 1);
+}
+
+#[test]
+fn a_bus_error_reaches_the_processor_when_port_70h_lets_it() {
+    let (path, serial) = output("nmi-ports");
+    let config = MachineConfig {
+        serial,
+        end_at_reset: true,
+        ..config()
+    };
+    let guest = nmi_guest(&[
+        &[0xB0, 0x8F, 0xE6, 0x70], // mov al, 8Fh; out 70h, al
+        &RESET,
+        &print("a"),
+        &[0xB0, 0x0F, 0xE6, 0x70], // mov al, 0Fh; out 70h, al
+        &print("b"),
+    ]);
+    let mut machine = Machine::new(config, guest).expect("a machine");
+    // The guest has set itself up; the reset is not carried out.
+    assert_eq!(machine.run().expect("a reset"), Ending::Reset);
+    machine.nmi_source(devices::NmiSource::IoChannelCheck);
+    assert_eq!(machine.run().expect("power-off"), Ending::PowerOff);
+    assert_eq!(fs::read(path).expect("the output"), b"a@b");
+}

@@ -9,7 +9,7 @@ use translator::state::{CpuState, Rights, Segment, TableRegister, eflags, reg, s
 pub(crate) const REPORT: u16 = 0xE0;
 const GDT: u32 = 0x1000;
 const IDT: u32 = 0x2000;
-const TSS: u32 = 0x3000;
+const TSS: u32 = 0x6000;
 const HANDLERS: u32 = 0x2_0000;
 const HANDLER_BYTES: u32 = 64;
 /// Top of the stack of CPL 0.

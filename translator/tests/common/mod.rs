@@ -15,6 +15,7 @@ thread_local! {
 }
 
 /// A machine without devices: ports and device memory are recorded.
+#[derive(Default)]
 pub(crate) struct Ports {
     /// Port and value.
     pub(crate) written: Vec<(u16, u32)>,
@@ -26,6 +27,12 @@ pub(crate) struct Ports {
     pub(crate) hole: Vec<u8>,
     /// Bytes of the largest read of device memory.
     pub(crate) largest_read: usize,
+    /// Changes of the FERR# wire; IRQ 13 is vector 13.
+    pub(crate) ferr: Vec<bool>,
+    /// The IGNNE# wire: high from a write to port F0h until FERR# goes.
+    pub(crate) ignne: bool,
+    /// The vector on the interrupt wire.
+    pub(crate) interrupt: Option<u8>,
 }
 
 /// Where [`Ports::screen`] and [`Ports::hole`] are.
@@ -38,6 +45,24 @@ impl Platform for Ports {
     }
     fn port_write(&mut self, port: u16, _: u8, value: u32) {
         self.written.push((port, value));
+        if port == 0xF0 {
+            self.interrupt = None;
+            self.ignne = self.ferr.last() == Some(&true);
+        }
+    }
+    fn set_ferr(&mut self, asserted: bool) {
+        if self.ferr.last().copied().unwrap_or(false) == asserted {
+            return;
+        }
+        self.ferr.push(asserted);
+        if asserted {
+            self.interrupt = Some(13);
+        } else {
+            self.ignne = false;
+        }
+    }
+    fn ignne(&mut self) -> bool {
+        self.ignne
     }
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         self.largest_read = self.largest_read.max(data.len());
@@ -62,10 +87,10 @@ impl Platform for Ports {
         }
     }
     fn interrupt_pending(&mut self) -> bool {
-        false
+        self.interrupt.is_some()
     }
     fn acknowledge_interrupt(&mut self) -> u8 {
-        0
+        self.interrupt.take().unwrap_or(0)
     }
     fn attention(&mut self) -> bool {
         false
@@ -128,13 +153,7 @@ impl Machine {
         Machine {
             mmu,
             vcpu,
-            ports: Ports {
-                written: Vec::new(),
-                memory: Vec::new(),
-                screen: Vec::new(),
-                hole: Vec::new(),
-                largest_read: 0,
-            },
+            ports: Ports::default(),
         }
     }
 
