@@ -49,12 +49,12 @@ impl Mmu {
     }
 
     /// The host address of the page of RAM at `linear`, for a caller that writes it past the trace because it keeps off the
-    /// code there itself. `None` unless the page is traced for code alone, may be written now, and is mapped by the space of
+    /// code there itself. `None` unless the page is traced for code alone, may be written now, is not watched, and is mapped by the space of
     /// `privilege`. Good until an [`MmuEvent::Unmapped`](crate::MmuEvent::Unmapped) names the linear page: its mapping or its
     /// rights change, or it comes to be a page table.
     pub fn code_page_alias(&mut self, linear: u32, privilege: Privilege) -> Option<*mut u8> {
         let resolved = self.resolve(linear, Access::write(privilege)).ok()?;
-        if resolved.target != PhysTarget::Ram {
+        if resolved.target != PhysTarget::Ram || self.watched.contains(linear >> PAGE_SHIFT) {
             return None;
         }
         let page = self.map.lookup_on_bus(resolved.gpa).page()?;

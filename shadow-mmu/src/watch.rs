@@ -1,6 +1,8 @@
 //! Watched pages: linear pages that no window maps, so that every access of translated code to them faults.
 
+use crate::MmuEvent;
 use crate::mmu::Mmu;
+use crate::pool::bits;
 
 /// Guest-linear page numbers, at most one for each debug register.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +27,7 @@ impl Watched {
 impl Mmu {
     /// Replaces the set of watched linear pages, at most four: the pages of data breakpoints. No window of any space maps them
     /// from now on, and a legal access of translated code to one is answered by
-    /// [`FaultOutcome::Trapped`](crate::FaultOutcome::Trapped). Shadow tables, and accesses of the VMM, are not concerned.
+    /// [`FaultOutcome::Trapped`](crate::FaultOutcome::Trapped). Aliases ([`Mmu::code_page_alias`]) end. Shadow tables, and accesses of the VMM, are not concerned.
     pub fn watch_pages(&mut self, pages: impl IntoIterator<Item = u32>) {
         let mut watched = Watched::default();
         for (place, page) in watched.0.iter_mut().zip(pages) {
@@ -36,7 +38,25 @@ impl Mmu {
         for page in watched.0.into_iter().flatten() {
             for &slot in &slots {
                 self.unmap_page(slot, page);
+                self.end_alias(slot, page);
             }
+        }
+    }
+
+    fn end_alias(&mut self, slot: u8, page: u32) {
+        let Some(space) = self.spaces.get(slot) else {
+            return;
+        };
+        if space
+            .tree
+            .leaf(&self.pool, page)
+            .is_some_and(|leaf| leaf.entry & bits::CODE != 0)
+        {
+            self.events.push(MmuEvent::Unmapped {
+                space: space.id,
+                first_page: page,
+                pages: 1,
+            });
         }
     }
 

@@ -254,6 +254,33 @@ fn a_watched_page_is_slow_and_no_other() {
 }
 
 #[test]
+fn a_variable_beside_code_is_watched_as_well() {
+    // Its stores have gone past the windows by the time that the breakpoint is enabled.
+    let variable = ORIGIN + 0x800;
+    let mut machine = guarded(0, |a| {
+        let mut top = a.create_label();
+        a.mov(ecx, 200)?;
+        a.set_label(&mut top)?;
+        a.inc(dword_ptr(variable))?;
+        a.cmp(ecx, 3)?;
+        let mut on = a.create_label();
+        a.jne(on)?;
+        a.mov(eax, control(0, WRITE, 4) as i32)?;
+        a.mov(dr7, eax)?;
+        a.set_label(&mut on)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.hlt()
+    });
+    machine.vcpu.state_mut().dr[0] = variable;
+    let reports = run(&mut machine);
+    assert_eq!(reports.len(), 2, "{reports:x?}");
+    assert!(reports.iter().all(|r| r.2 == B0), "{reports:x?}");
+    assert_eq!(machine.dword(u64::from(variable)), 200);
+    assert!(machine.vcpu.stats().aliases > 0);
+}
+
+#[test]
 fn a_string_instruction_stops_behind_the_iteration_that_meets_a_breakpoint() {
     let mut machine = guarded(0, |a| {
         a.mov(edi, 0x2FF0)?; // 0

@@ -74,6 +74,8 @@ impl Engine {
         let cpu = self.state();
         mmu.watch_pages(debug::data_pages(cpu));
         let pages: Vec<u32> = debug::execute_pages(cpu).collect();
+        // Stores beside code go past the windows, and end there as well.
+        self.drain_events(mmu);
         for (space, table) in &mut self.code_spaces {
             for &page in &pages {
                 let (first, count) = space.eip_pages(page, 1);
