@@ -302,6 +302,15 @@ impl Asm {
         }
     }
 
+    /// `cmp reg, [mem]` on `size` bytes (1, 2, 4): sets flags.
+    pub(crate) fn compare(&mut self, size: u32, reg: Reg, mem: Mem) {
+        match size {
+            1 => self.op_mem(None, false, &[0x3A], reg.0, mem, true),
+            2 => self.op_mem(Some(0x66), false, &[0x3B], reg.0, mem, false),
+            _ => self.op_mem(None, false, &[0x3B], reg.0, mem, false),
+        }
+    }
+
     /// Stores an immediate of `size` bytes (1, 2, 4).
     pub(crate) fn store_imm(&mut self, size: u32, mem: Mem, value: u32) {
         match size {

@@ -83,7 +83,7 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
         Mnemonic::Enter => Some((CalloutKind::EnterNested, "nesting level above 0")),
         _ if insn.is_string_instruction() && callout_kind(insn).is_none() => Some((
             CalloutKind::String,
-            "segments that are not flat, 16-bit pointers",
+            "repeated, through segments that are not flat or with 16-bit pointers",
         )),
         _ => None,
     };

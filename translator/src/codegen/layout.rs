@@ -70,6 +70,11 @@ pub(crate) fn segment_check(index: usize) -> Mem {
     Mem::context(offset_of!(Context, segment_check) + 8 * index)
 }
 
+/// 1, or with EFLAGS.DF -1.
+pub(crate) fn direction() -> Mem {
+    Mem::context(offset_of!(Context, direction))
+}
+
 /// The store table of the space in use.
 pub(crate) fn store_table() -> Mem {
     Mem::context(offset_of!(Context, store_table))

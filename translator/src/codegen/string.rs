@@ -1,4 +1,6 @@
-//! String instructions through flat segments: the host's own, on 64-bit pointers into the window.
+//! String instructions. Through flat segments: the host's own, on 64-bit pointers into the window. One
+//! iteration through any other segment, or with 16-bit pointers: a load, a store or a comparison, and
+//! pointers that move by the direction in the context. Repetitions through such segments go to Rust.
 //!
 //! The window is aligned to 4 GiB, so the low halves of RSI and RDI are the guest's ESI and EDI at
 //! every moment, inside a repetition that faults as well; the instruction is restarted from the
@@ -6,6 +8,7 @@
 
 use super::asm::{Mem, Reg, host};
 use super::builder::{After, Builder, Emitted};
+use super::memory::{Address, Use};
 use super::mode::SegmentClass;
 use super::{AccessHint, CalloutKind, layout};
 use crate::state::seg;
@@ -37,7 +40,21 @@ impl Builder<'_> {
         let hint = matches!(self.hint, AccessHint::None | AccessHint::UserWindow);
         // A single step stops after each iteration.
         let stepped = self.t.mode.traps();
-        if !segments || !hint || stepped || Self::short_pointers(insn) {
+        let short = Self::short_pointers(insn);
+        let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
+        if !repeated
+            && matches!(self.hint, AccessHint::None | AccessHint::CheckedStore)
+            && (short || !segments || !hint)
+        {
+            self.single_string(
+                insn,
+                size,
+                source.then_some(short),
+                destination.then_some(short),
+            );
+            return Ok(After::Continue);
+        }
+        if !segments || !hint || stepped || short {
             return Ok(self.callout(CalloutKind::String));
         }
         if source {
@@ -62,6 +79,86 @@ impl Builder<'_> {
             self.asm.mov32(host::RDI, host::RDI);
         }
         Ok(After::Continue)
+    }
+
+    /// One iteration as ordinary accesses; `source` and `destination` tell whether the pointer, if it
+    /// is used, has 16 bits. Pointers and AL move last.
+    fn single_string(
+        &mut self,
+        insn: &Instruction,
+        size: u32,
+        source: Option<bool>,
+        destination: Option<bool>,
+    ) {
+        let at = |segment, base, short| Address {
+            segment,
+            base: Some(base),
+            index: None,
+            disp: 0,
+            short,
+        };
+        if let Some(short) = source {
+            let from = at(insn.memory_segment().number(), host::RSI, short);
+            let from = self.operand(&from, size, Use::Read);
+            self.asm.load(size, host::R11, from.mem);
+        }
+        let value = if source.is_some() {
+            host::R11
+        } else {
+            host::RAX
+        };
+        if let Some(short) = destination {
+            let to = at(seg::ES, host::RDI, short);
+            let compares = matches!(
+                insn.mnemonic(),
+                Mnemonic::Cmpsb
+                    | Mnemonic::Cmpsw
+                    | Mnemonic::Cmpsd
+                    | Mnemonic::Scasb
+                    | Mnemonic::Scasw
+                    | Mnemonic::Scasd
+            );
+            let to = if compares {
+                let to = self.operand(&to, size, Use::Read);
+                self.asm.compare(size, value, to.mem);
+                to
+            } else {
+                let to = self.operand(&to, size, Use::Write);
+                self.asm.store(size, to.mem, value);
+                to
+            };
+            self.done(&to);
+        } else {
+            match size {
+                1 => self.asm.mov8(host::RAX, host::R11),
+                2 => self.asm.mov16(host::RAX, host::R11),
+                _ => self.asm.mov32(host::RAX, host::R11),
+            }
+        }
+        self.asm.load32(host::R10, layout::direction());
+        for (pointer, short) in [(host::RSI, source), (host::RDI, destination)] {
+            let Some(short) = short else { continue };
+            let next = Mem {
+                base: Some(pointer),
+                index: Some((host::R10, size as u8)),
+                disp: 0,
+                gs32: false,
+            };
+            self.asm.lea32(host::R8, next);
+            if short {
+                self.asm.mov16(pointer, host::R8);
+            } else {
+                self.asm.mov32(pointer, host::R8);
+            }
+        }
+    }
+
+    /// CLD and STD; the direction is kept in the context as well.
+    pub(super) fn set_direction(&mut self, down: bool) -> After {
+        self.asm.byte(if down { 0xFD } else { 0xFC });
+        let step = if down { u32::MAX } else { 1 };
+        self.asm.store_imm(4, layout::direction(), step);
+        After::Continue
     }
 
     /// 16-bit address size.

@@ -81,6 +81,9 @@ impl Builder<'_> {
     pub(super) fn emit_system(&mut self, insn: &Instruction) -> Result<Option<After>, CannotEmit> {
         let free = self.t.mode.interrupt_flag_free() && self.hint != AccessHint::Callout;
         match insn.mnemonic() {
+            Mnemonic::Cld | Mnemonic::Std => {
+                return Ok(Some(self.set_direction(insn.mnemonic() == Mnemonic::Std)));
+            }
             Mnemonic::Cli if free => {
                 self.asm.store_imm(1, layout::interrupt_flag(), 0);
                 return Ok(Some(After::Continue));

@@ -115,4 +115,6 @@ pub(crate) struct Context {
     pub(crate) store_table: u64,
     /// What a byte of a store table stands for, by size of the operand.
     pub(crate) store_bases: StoreBases,
+    /// What string instructions move their pointers by, in elements: 1, or with DF set -1.
+    pub(crate) direction: u32,
 }

@@ -62,6 +62,8 @@ pub(crate) struct Engine {
     /// Segments or mode may have changed since.
     pub(super) changed: bool,
     pub(super) bounce: Bounce,
+    /// The string instruction carried out last met nothing but plain memory.
+    pub(super) string_direct: bool,
     /// The single-instruction unit that was entered last.
     pub(super) stepping: Option<u32>,
     /// A unit that holds for one entry only, made from device memory; and where the cache ended
@@ -131,6 +133,7 @@ impl Engine {
             fault_vector: 0,
             store_table: 0,
             store_bases: [[0; VALUES]; SIZES],
+            direction: 1,
         };
         let cache = CodeCache::new(cache_bytes, context)?;
         let empty_table = JumpTable::new(u32::MAX)?;
@@ -161,6 +164,7 @@ impl Engine {
             code_space: None,
             changed: true,
             bounce: Bounce::default(),
+            string_direct: false,
             stepping: None,
             volatile: None,
             slow_next: false,
@@ -388,6 +392,11 @@ impl Engine {
             // It lasts for one instruction, and only an instruction breakpoint asks for it.
             context.eflags_rest &= !eflags::RF;
         }
+        context.direction = if cpu.eflags & eflags::DF != 0 {
+            u32::MAX
+        } else {
+            1
+        };
         context.interrupt_flag = u8::from(cpu.interrupt_flag());
         let esp = u64::from(cpu.gpr[reg::ESP]);
         context.stack = if in_window { context.window | esp } else { esp };

@@ -126,7 +126,11 @@ impl Engine {
                 Err(Exception::invalid_opcode())
             }
             CalloutKind::CodeLimit => self.limited_transfer(&insn, mmu, platform),
-            CalloutKind::String => self.string_instruction(&insn, mmu, platform),
+            CalloutKind::String => {
+                let result = self.string_instruction(&insn, mmu, platform);
+                self.watch_callout(index, &insn, site, self.string_direct);
+                result
+            }
             _ => self.system(mmu, platform).execute(&insn),
         };
         let single = self.mode.is_single();

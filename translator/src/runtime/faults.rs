@@ -11,6 +11,8 @@ use shadow_mmu::{Access, FaultOutcome, Mmu, Privilege};
 
 /// Trapped accesses of one instruction after which it is translated as a call to Rust.
 const TRAPPED_BEFORE_CALLOUT: u32 = 3;
+/// The same for string instructions, which serve many callers and lose more by a call to Rust.
+pub(super) const TRAPPED_STRINGS_BEFORE_CALLOUT: u32 = 8;
 /// Write bit of the host's page-fault error code.
 const ERROR_WRITE: u64 = 2;
 const FOUR_GIB: u64 = 1 << 32;
@@ -157,9 +159,13 @@ impl Engine {
     /// An access to a page that cannot be mapped for it.
     fn trapped(&mut self, at: At) -> Step {
         self.stats.trapped_accesses += 1;
-        if self.units.count_trapped(at.gpa) > TRAPPED_BEFORE_CALLOUT
+        let enough = if at.insn.is_string_instruction() {
+            TRAPPED_STRINGS_BEFORE_CALLOUT
+        } else {
+            TRAPPED_BEFORE_CALLOUT
+        };
+        if self.units.count_trapped(at.gpa) > enough
             && self.units.hint(at.gpa) != AccessHint::Callout
-            && !at.insn.is_string_instruction()
         {
             self.learn(at, AccessHint::Callout)
         } else {

@@ -5,7 +5,7 @@
 //! again is translated in the checked form.
 
 use super::engine::{Engine, Step};
-use super::faults::At;
+use super::faults::{At, TRAPPED_STRINGS_BEFORE_CALLOUT};
 use super::store_table::next_code;
 use crate::codegen::AccessHint;
 use iced_x86::Instruction;
@@ -14,8 +14,6 @@ use shadow_mmu::{Mmu, PhysTarget, Resolved};
 /// Stores beside the code of a page after which it gets an alias.
 const DATA_STORES_BEFORE_ALIAS: u32 = 2;
 
-/// String instructions serve many callers, and lose more by a call to Rust.
-const STRINGS_BEFORE_CALLOUT: u32 = 8;
 /// Linear pages with an alias to one page of memory that are remembered without a look at them.
 const MAX_ALIASES: usize = 16;
 
@@ -45,8 +43,10 @@ impl Engine {
         if next_code(code, offset) - offset < store_bytes(&at.insn).min(4096 - offset) {
             return None;
         }
+        let repeated = at.insn.has_rep_prefix() || at.insn.has_repne_prefix();
         if at.insn.is_string_instruction()
-            && self.units.count_trapped(at.gpa) <= STRINGS_BEFORE_CALLOUT
+            && repeated
+            && self.units.count_trapped(at.gpa) <= TRAPPED_STRINGS_BEFORE_CALLOUT
         {
             return None;
         }

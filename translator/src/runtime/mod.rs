@@ -19,6 +19,7 @@ mod signal;
 mod stats;
 pub(crate) mod store_table;
 mod string;
+mod string_span;
 mod switch;
 mod units;
 

@@ -137,8 +137,9 @@ impl Engine {
         }
     }
 
-    /// Takes the `Callout` hint back from an instruction that does not meet trapped pages any more.
-    fn watch_callout(&mut self, unit: u32, insn: &Instruction, site: u64, direct: bool) {
+    /// Takes the hint that led to a call to Rust back from an instruction that does not meet trapped
+    /// pages any more.
+    pub(super) fn watch_callout(&mut self, unit: u32, insn: &Instruction, site: u64, direct: bool) {
         if self.mode.is_slow() {
             return;
         }
@@ -153,7 +154,9 @@ impl Engine {
         let Some(gpa) = self.units.get(unit).map(|unit| unit.gpa_of(insn)) else {
             return;
         };
-        if self.units.hint(gpa) == AccessHint::Callout {
+        let hint = self.units.hint(gpa);
+        let string = insn.is_string_instruction() && hint == AccessHint::CheckedStore;
+        if hint == AccessHint::Callout || string {
             self.units.forget_hint(gpa);
             self.discard_copies(gpa);
         }

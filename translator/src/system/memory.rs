@@ -82,6 +82,17 @@ pub(super) fn check_segment(
 }
 
 impl System<'_> {
+    /// As [`System::segment_access`], for a state alone.
+    pub(crate) fn check_access(
+        cpu: &CpuState,
+        index: usize,
+        offset: u32,
+        len: u32,
+        write: bool,
+    ) -> Result<u32, Exception> {
+        check_segment(cpu, index, offset, len, write)
+    }
+
     /// The privilege of an ordinary data access now.
     pub fn privilege(&self) -> Privilege {
         privilege_of(self.cpu.cpl)
