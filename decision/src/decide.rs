@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::{Engine, HostSupport, Inputs};
 use crate::legality::{Legal, Reasons};
-use crate::policy::{Choice, EngineCosts, History, Policy, View};
+use crate::policy::{Choice, EngineCosts, History, Policy, Run, Stretch, View};
+use crate::record::{ExitKind, Stay, SwitchRecord};
 use crate::statistics::Statistics;
 
 /// Which engine runs next, and why.
@@ -16,6 +17,8 @@ pub struct Decision {
     pub reasons: Reasons,
     /// The part of the reasons that no policy can overrule.
     pub legality: Reasons,
+    /// For how long, if it is the translator.
+    pub stretch: Stretch,
 }
 
 /// Decides once: the policy is asked where direct execution is legal, and nowhere else.
@@ -26,24 +29,28 @@ pub fn decide(
     costs: &EngineCosts,
     history: &History,
 ) -> Decision {
-    let translate = |reasons, legality| Decision {
-        engine: Engine::Translator,
-        reasons,
-        legality,
-    };
     let view = View {
         inputs,
         costs,
         history,
     };
-    match Legal::check(inputs, host).map(|legal| policy.choose(legal, &view)) {
-        Ok(Choice::Direct(_)) => Decision {
-            engine: Engine::Direct,
-            reasons: Reasons::empty(),
-            legality: Reasons::empty(),
+    let translate = |reasons, legality, stretch| Decision {
+        engine: Engine::Translator,
+        reasons,
+        legality,
+        stretch,
+    };
+    match Legal::check(inputs, host) {
+        Ok(legal) => match policy.choose(legal, &view) {
+            Choice::Direct(_) => Decision {
+                engine: Engine::Direct,
+                reasons: Reasons::empty(),
+                legality: Reasons::empty(),
+                stretch: Stretch::Arrival,
+            },
+            Choice::Translate(stretch) => translate(Reasons::POLICY, Reasons::empty(), stretch),
         },
-        Ok(Choice::Translate) => translate(Reasons::POLICY, Reasons::empty()),
-        Err(reasons) => translate(reasons, reasons),
+        Err(reasons) => translate(reasons, reasons, policy.stretch(&view)),
     }
 }
 
@@ -57,6 +64,11 @@ pub struct Decider {
     statistics: Statistics,
     /// The decision that the next run follows from.
     pending: Option<(Inputs, Decision)>,
+    /// The stay that goes on, and what ended its last run.
+    stay: Stay,
+    exit: ExitKind,
+    /// The switch that the last decision was.
+    switch: Option<SwitchRecord>,
 }
 
 impl Decider {
@@ -70,6 +82,9 @@ impl Decider {
             history: History::default(),
             statistics: Statistics::default(),
             pending: None,
+            stay: Stay::default(),
+            exit: ExitKind::None,
+            switch: None,
         }
     }
 
@@ -83,17 +98,56 @@ impl Decider {
             &self.costs,
             &self.history,
         );
-        self.statistics.add(self.history.last_engine, &decision);
+        let last = self.history.last_engine;
+        self.statistics.add(last, &decision);
+        self.switch = None;
+        if last == Some(decision.engine.other()) {
+            let stay = std::mem::take(&mut self.stay);
+            let (engine, reasons) = (decision.engine, decision.reasons);
+            let record = SwitchRecord::new(inputs, engine, reasons, stay, self.exit);
+            self.switch = Some(record);
+        }
         self.pending = Some((*inputs, decision));
         decision
     }
 
-    /// Tells that `engine` ran for `ns` nanoseconds, after the last decision.
-    pub fn ran(&mut self, engine: Engine, ns: u64) {
-        if let Some((inputs, decision)) = self.pending.take() {
-            self.statistics.ring3.add(&inputs, &decision, ns);
+    /// The record of the last decision, if it was a switch. The caller adds vCPU and time.
+    #[must_use]
+    pub const fn switch(&self) -> Option<&SwitchRecord> {
+        self.switch.as_ref()
+    }
+
+    /// Tells how the run went that followed the last decision, and how many guest instructions were
+    /// counted in it.
+    pub fn ran(&mut self, run: Run, instructions: Option<u64>) {
+        let pending = self.pending.take();
+        let reasons = pending.map_or(Reasons::empty(), |(_, decision)| decision.reasons);
+        self.stay.add(run.ns, instructions, reasons);
+        self.exit = run.exit;
+        if let Some((inputs, decision)) = pending {
+            self.statistics.ring3.add(&inputs, &decision, run.ns);
+            // Only what the policy chose, and watched to its end, teaches it something.
+            if decision.legality.is_empty() && decision.stretch == Stretch::Arrival {
+                let view = View {
+                    inputs: &inputs,
+                    costs: &self.costs,
+                    history: &self.history,
+                };
+                self.policy.ran(&view, &run);
+            }
         }
-        self.history.add_run(engine, ns);
+        self.history.add_run(run.engine, run.ns);
+    }
+
+    /// Tells that the vCPU slept in HLT.
+    pub fn slept(&mut self, ns: u64) {
+        self.stay.halted_ns = self.stay.halted_ns.saturating_add(ns);
+    }
+
+    /// The stay that goes on.
+    #[must_use]
+    pub const fn stay(&self) -> &Stay {
+        &self.stay
     }
 
     /// Replaces the costs by newer measurements.
@@ -135,39 +189,24 @@ impl Decider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inputs::{CodeSize, Segments};
-    use crate::policy::PolicyName;
+    use crate::policy::PolicySpec;
     use crate::statistics::Runs;
+    use crate::testing::{HOST, RING_3};
 
-    const RING_3: Inputs = Inputs {
-        protected_mode: true,
-        virtual_8086: false,
-        cpl: 3,
-        iopl: 0,
-        interrupt_flag: true,
-        trap_flag: false,
-        interrupt_shadow: false,
-        debug_registers_enabled: false,
-        reversible: Segments::all(),
-        code_size: CodeSize::Bits32,
-        stack_16: false,
-        paging: true,
-        long_mode_visible: false,
-        replay_pending: false,
-        cs: 0x23,
-        eip: 0,
-        eflags: 0x202,
-        cr3: 0,
-    };
+    const fn run(engine: Engine, ns: u64) -> Run {
+        Run {
+            engine,
+            ns,
+            crossings: 0,
+            exit: ExitKind::StateChanged,
+            at_ring_3: true,
+        }
+    }
 
     #[test]
     fn the_work_of_ring_3_is_attributed_to_who_did_it() {
-        let host = HostSupport {
-            compat32: true,
-            ..HostSupport::NONE
-        };
-        let policy = PolicyName::Vmware.build();
-        let mut decider = Decider::new(policy, host, EngineCosts::default());
+        let policy = PolicySpec::Vmware.build();
+        let mut decider = Decider::new(policy, HOST, EngineCosts::default());
         let kernel = Inputs { cpl: 0, ..RING_3 };
         let replay = Inputs {
             replay_pending: true,
@@ -190,15 +229,58 @@ mod tests {
             (masked, Engine::Translator, 10_000),
         ] {
             assert_eq!(decider.decide(&inputs).engine, engine);
-            decider.ran(engine, ns);
+            decider.ran(run(engine, ns), None);
         }
         // A run that no decision led to is nobody's.
-        decider.ran(Engine::Translator, 100_000);
+        decider.ran(run(Engine::Translator, 100_000), None);
         let ring3 = decider.statistics().ring3;
         assert_eq!(ring3.direct, Runs { runs: 2, ns: 30 });
         assert_eq!(ring3.replayed, Runs { runs: 1, ns: 100 });
         assert_eq!(ring3.translated, Runs { runs: 1, ns: 1_000 });
         assert_eq!(decider.statistics().switches_to_direct, 2);
         assert_eq!(decider.statistics().switches_to_translator, 2);
+    }
+
+    #[test]
+    fn a_switch_is_recorded_with_the_stay_that_it_ends() {
+        let policy = PolicySpec::Vmware.build();
+        let mut decider = Decider::new(policy, HOST, EngineCosts::default());
+        let kernel = Inputs { cpl: 0, ..RING_3 };
+        let masked = Inputs {
+            interrupt_flag: false,
+            ..kernel
+        };
+        for (inputs, ns) in [(masked, 5), (kernel, 7)] {
+            decider.decide(&inputs);
+            assert_eq!(decider.switch(), None);
+            decider.ran(run(Engine::Translator, ns), Some(ns));
+        }
+        decider.slept(1_000);
+        decider.decide(&RING_3);
+        let record = decider.switch().expect("a switch").at(1, 99);
+        assert_eq!((record.vcpu, record.time_ns), (1, 99));
+        assert_eq!(
+            (record.from, record.to),
+            (Engine::Translator, Engine::Direct)
+        );
+        assert_eq!(record.exit, ExitKind::StateChanged);
+        assert_eq!(record.reasons, Reasons::empty());
+        assert_eq!(
+            record.stay,
+            Stay {
+                runs: 2,
+                run_ns: 12,
+                halted_ns: 1_000,
+                instructions: Some(12),
+                reasons: Reasons::INTERRUPTS_OFF | Reasons::NOT_RING_3 | Reasons::IOPL,
+            }
+        );
+        decider.ran(run(Engine::Direct, 3), None);
+        decider.decide(&kernel);
+        let record = decider.switch().expect("a switch back");
+        assert_eq!(record.reasons, Reasons::NOT_RING_3 | Reasons::IOPL);
+        assert_eq!((record.stay.runs, record.stay.run_ns), (1, 3));
+        assert_eq!(record.stay.reasons, Reasons::empty());
+        assert_eq!(decider.stay().runs, 0);
     }
 }

@@ -23,6 +23,15 @@ impl Engine {
             Self::Direct => "direct",
         }
     }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Translator => Self::Direct,
+            Self::Direct => Self::Translator,
+        }
+    }
 }
 
 /// Default operand and address size of the code segment, its D bit (Intel SDM vol. 3A, 3.4.5).
@@ -79,6 +88,8 @@ pub struct Inputs {
     /// Segment registers whose hidden part is what loading their selector would give now. A null
     /// selector in an unusable data segment is reversible.
     pub reversible: Segments,
+    /// A segment register has a limit that an offset of 32 bits can be beyond.
+    pub limited: bool,
     /// D bit of CS.
     pub code_size: CodeSize,
     /// The B bit of SS is clear: pushes and pops use SP.
@@ -117,6 +128,10 @@ pub struct HostSupport {
     pub stack16: bool,
     /// Guest paging off: the shadow tables map guest-physical memory flat.
     pub unpaged: bool,
+    /// Segment limits are checked. A processor that QEMU's TCG emulates does not check them.
+    pub limits: bool,
+    /// An IOPL of 1 or 2 is kept.
+    pub iopl: bool,
 }
 
 impl HostSupport {
@@ -127,5 +142,7 @@ impl HostSupport {
         v86: false,
         stack16: false,
         unpaged: false,
+        limits: false,
+        iopl: false,
     };
 }

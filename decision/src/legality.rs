@@ -62,9 +62,14 @@ bitflags! {
         const LONG_MODE_VISIBLE = 1 << 18;
         /// The direct engine left at this instruction, and the translator has to find out why.
         const REPLAY = 1 << 19;
+        /// A segment has a limit, which the host's KVM was found not to check: what ring 3 may not
+        /// reach, it would reach.
+        const LIMITS_UNCHECKED = 1 << 20;
+        /// IOPL is 1 or 2, which the host's KVM was found not to keep: `pushf` would show it.
+        const IOPL_UNSUPPORTED = 1 << 21;
 
         /// Direct execution is legal, and the policy prefers the translator.
-        const POLICY = 1 << 20;
+        const POLICY = 1 << 22;
     }
 }
 
@@ -153,6 +158,8 @@ fn protected_mode(inputs: &Inputs, host: &HostSupport) -> Reasons {
     let stack_leaks = inputs.stack_16 && !host.stack16;
     reasons.set(Reasons::STACK_16_UNSUPPORTED, stack_leaks);
     reasons.set(Reasons::LONG_MODE_VISIBLE, inputs.long_mode_visible);
+    reasons.set(Reasons::LIMITS_UNCHECKED, inputs.limited && !host.limits);
+    reasons.set(Reasons::IOPL_UNSUPPORTED, inputs.iopl != 0 && !host.iopl);
     reasons
 }
 

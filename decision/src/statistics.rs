@@ -165,6 +165,7 @@ mod tests {
             engine,
             reasons,
             legality: reasons & Reasons::ILLEGAL,
+            stretch: crate::policy::Stretch::Arrival,
         };
         let (direct, translator) = (Some(Engine::Direct), Some(Engine::Translator));
         let mut statistics = Statistics::default();
