@@ -11,6 +11,8 @@
 #
 # Jumps and calls are relative and use the bare name.
 
+# A label must not have the name of a function of the C library: the assembler would take the label
+# for it in host code that lands in the same object file.
 .macro label name
 \name:
     .set r_\name, \name - ringshift_demo_start

@@ -1,7 +1,7 @@
 # System calls: int 0x80, number in EAX, arguments in EBX and ECX, result in EAX.
 
 .code32
-syscall:
+system_call:
     count TR_SYSCALLS
     mov eax, dword ptr [ebp + F_EAX]
     cmp eax, SYSCALLS
@@ -63,7 +63,7 @@ label sys_write
     sti
     jecxz 1f
 3:  lodsb
-    call putc
+    call put_char
     loop 3b
 1:  mov eax, dword ptr [ebp + F_ECX]
 2:  ret

@@ -33,7 +33,7 @@ trap_common:
     je 1f
     call dword ptr [v_trap_handlers + eax * 4]
     jmp trap_return
-1:  call syscall
+1:  call system_call
 
 # A new task starts here. Ticks that came while the kernel ran are honoured now: only ring 3 is
 # preempted.
@@ -187,7 +187,7 @@ label unexpected
     add eax, 0x100
     mov dword ptr [RES + RES_STATUS], eax
     mov esi, offset v_text_unexpected
-    call puts
+    call put_text
     mov eax, dword ptr [ebp + F_VECTOR]
     call put_hex
     mov eax, dword ptr [ebp + F_ERROR]
@@ -197,7 +197,7 @@ label unexpected
     mov eax, cr2
     call put_hex
     mov al, 10
-    call putc
+    call put_char
     mov dword ptr [RES + RES_MAGIC], MAGIC
     mov edx, PM1A_CNT
     mov eax, PM1A_S5
@@ -209,31 +209,31 @@ label unexpected
 label text_unexpected
     .asciz "\r\nringshift demo: unexpected trap; vector, error code, EIP, CR2:"
 
-puts:
+put_text:
     lodsb
     test al, al
     jz 1f
-    call putc
-    jmp puts
+    call put_char
+    jmp put_text
 1:  ret
 
 put_hex:
     mov ecx, 8
     mov ebx, eax
     mov al, 32
-    call putc
+    call put_char
 1:  rol ebx, 4
     mov al, bl
     and al, 15
     cmp al, 10
     sbb al, 0x69                    # with DAS: 0-9 and A-F without a branch
     das
-    call putc
+    call put_char
     loop 1b
     ret
 
 # Print AL. Keeps all other registers.
-putc:
+put_char:
     push edx
     push ecx
     push eax
