@@ -34,13 +34,26 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
         program: program.to_path_buf(),
     };
     let demo = format!(
-        "/payload/ringshift {} --policy vmware --stats stats.json",
+        "/payload/ringshift {} --policy vmware --stats stats.json --trace demo.trace",
+        DEMO.join(" ")
+    );
+    let adaptive = format!(
+        "/payload/ringshift {} --trace adaptive.trace",
         DEMO.join(" ")
     );
     let steps = [
         ("host", "/payload/ringshift host --json"),
         ("demo", &demo),
         ("stats", "cat stats.json"),
+        (
+            "trace",
+            "/payload/ringshift trace summary demo.trace --json",
+        ),
+        ("adaptive", &adaptive),
+        (
+            "adaptive-trace",
+            "/payload/ringshift trace summary adaptive.trace --json",
+        ),
     ]
     .map(|(name, command)| Step {
         name: name.to_owned(),
@@ -57,12 +70,61 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
         } = result;
         assert_eq!(*status, 0, "{name}:\n{stdout}\n{stderr}");
     }
-    let [host, demo, stats] = results.as_slice() else {
+    let [host, demo, stats, trace, adaptive, adaptive_trace] = results.as_slice() else {
         panic!("{results:?}");
     };
-    json(&host.stdout);
+    check_host(&json(&host.stdout));
     assert_eq!(guest_report(&demo.stdout), translated_report());
     check_statistics(&json(&stats.stdout), &demo.stdout);
+    check_trace(&json(&trace.stdout), &json(&stats.stdout));
+    assert_eq!(guest_report(&adaptive.stdout), translated_report());
+    check_adaptive(&json(&adaptive_trace.stdout));
+}
+
+/// The modes that direct execution uses all work on a real KVM.
+fn check_host(host: &Value) {
+    for mode in [&host["modes"][0], &host["modes"][1]] {
+        assert_eq!(mode["verdict"]["result"], "works", "{host:#}");
+    }
+    assert_eq!(host["support"]["compat32"], true, "{host:#}");
+    assert_eq!(host["support"]["compat16"], true, "{host:#}");
+}
+
+/// The trace agrees with the counters that were kept apart from it.
+fn check_trace(trace: &Value, stats: &Value) {
+    let decisions = &stats["decisions"];
+    let switches = ["switches_to_direct", "switches_to_translator"]
+        .map(|name| decisions[name].as_u64().unwrap_or(0));
+    assert_eq!(trace["complete"], true, "{trace:#}");
+    assert_eq!(trace["lost"], 0, "{trace:#}");
+    assert_eq!(trace["switches"], switches[0] + switches[1], "{trace:#}");
+    for (name, time) in [("translator", "translator_ns"), ("direct", "direct_ns")] {
+        assert_eq!(trace[name]["run_ns"], stats["time"][time], "{trace:#}");
+    }
+    assert_eq!(
+        trace["switches_by_reason"], decisions["switches_by_reason"],
+        "{trace:#}"
+    );
+    assert_eq!(
+        trace["refusals_by_reason"], decisions["refusals_by_reason"],
+        "{trace:#}"
+    );
+}
+
+/// The default policy went direct, and its verdicts are in the trace.
+fn check_adaptive(trace: &Value) {
+    let header = &trace["header"];
+    assert!(
+        header["policy"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("adaptive:")),
+        "{trace:#}"
+    );
+    let costs = &header["costs"];
+    let cost = |name: &str| costs[name].as_u64().unwrap_or(0);
+    if cost("translated_ps") > cost("direct_ps") {
+        assert!(trace["direct"]["stays"].as_u64() > Some(0), "{trace:#}");
+    }
 }
 
 /// What the guest reports when everything is translated, on this host.

@@ -48,6 +48,7 @@ impl DescriptorTables {
             interrupt_shadow: state.interrupt_shadow != InterruptShadow::None,
             debug_registers_enabled: state.dr[7] & DR7_ENABLES != 0 || state.pending_debug != 0,
             reversible,
+            limited: descriptors && state.seg.iter().any(is_limited),
             code_size: if state.seg[seg::CS].is_big() {
                 CodeSize::Bits32
             } else {
@@ -127,6 +128,11 @@ impl DescriptorTables {
         let raw = u64::from_le_bytes(bytes.try_into().ok()?);
         Some(descriptor(selector, raw))
     }
+}
+
+/// An offset can be beyond the limit of the segment.
+fn is_limited(segment: &Segment) -> bool {
+    !segment.rights.contains(Rights::UNUSABLE) && !segment.has_full_limit()
 }
 
 /// Decodes a code or data descriptor (Intel SDM vol. 3A, section 3.4.5).

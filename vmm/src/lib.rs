@@ -21,6 +21,7 @@ pub mod memory_size;
 pub mod report;
 mod run_loop;
 pub mod serial;
+pub mod trace;
 
 /// Compiles the example in the README.
 #[cfg(doctest)]

@@ -1,10 +1,11 @@
 //! A machine: memory, vCPU, devices, decision, and the guest that it boots.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use decision::{Decider, EngineCosts, HostSupport, PolicyName};
+use decision::{Decider, EngineCosts, HostSupport, PolicySpec};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
 use devices::bus::BusError;
 use devices::{Chipset, ChipsetConfig, ChipsetCounters};
@@ -14,7 +15,7 @@ use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
 
 use crate::board::Board;
 use crate::clock::{Clock, host_tsc, wall_clock};
-use crate::direct;
+use crate::direct::{self, OpenError, Purpose};
 use crate::engine::{DirectEngine, Kick};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Helper, Watch};
@@ -23,6 +24,7 @@ use crate::memory_size::MemorySize;
 use crate::report::{Counters, Report, SCHEMA, Times, mmu_counters};
 use crate::run_loop::Account;
 use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
+use crate::trace::{End, EndOfVcpu, Header, Losses, Recorder, Tracer};
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -31,9 +33,9 @@ pub struct MachineConfig {
     pub memory: MemorySize,
     /// The processor that the guest is shown.
     pub cpu: CpuModel,
-    /// Who picks the engine; `None`: [`PolicyName::Vmware`] where this host's KVM is fast enough to
-    /// be of use, else [`PolicyName::Translate`].
-    pub policy: Option<PolicyName>,
+    /// Who picks the engine; `None`: the default, [`PolicySpec::Adaptive`], or where direct execution
+    /// is forced [`PolicySpec::Vmware`].
+    pub policy: Option<PolicySpec>,
     /// Stop at the first instruction that is not translated.
     pub strict: bool,
     /// Count the guest instructions that the translator executes.
@@ -46,8 +48,26 @@ pub struct MachineConfig {
     pub until: Option<Until>,
     /// Input, signals, time limit.
     pub watch: Watch,
-    /// Look for direct execution on this host, where the policy has a use for it.
-    pub direct: bool,
+    /// Whether to look for direct execution on this host.
+    pub direct: DirectMode,
+    /// What policies are told of the engines' costs, in place of what the probe measured.
+    pub host_costs: Option<EngineCosts>,
+    /// Where to record every switch.
+    pub trace: Option<PathBuf>,
+}
+
+/// Whether a machine has direct execution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DirectMode {
+    /// Where the policy has a use for it and the probe finds it right.
+    #[default]
+    Auto,
+    /// No.
+    None,
+    /// It must: without it there is no machine.
+    Kvm,
+    /// It must, even where the probe finds 32-bit code to go wrong.
+    Forced,
 }
 
 impl Default for MachineConfig {
@@ -56,14 +76,16 @@ impl Default for MachineConfig {
         MachineConfig {
             memory: MemorySize::DEFAULT,
             cpu: CpuModel::default(),
-            policy: Some(PolicyName::Translate),
+            policy: Some(PolicySpec::Translate),
             strict: false,
             count_instructions: false,
             end_at_reset: false,
             serial: SerialTarget::Null,
             until: None,
             watch: Watch::default(),
-            direct: false,
+            direct: DirectMode::None,
+            host_costs: None,
+            trace: None,
         }
     }
 }
@@ -95,6 +117,18 @@ pub enum MachineError {
     /// no ACPI tables
     #[error("the ACPI tables cannot be built")]
     Acpi(#[from] AcpiError),
+    /// no direct execution, where it was asked for
+    #[error("there is no direct execution")]
+    Direct(#[from] OpenError),
+    /// no trace
+    #[error("the trace cannot be written to {}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
     /// no helper thread
     #[error("the helper thread cannot be started")]
     Helper(#[source] io::Error),
@@ -110,6 +144,8 @@ pub struct Machine {
     pub(crate) decider: Decider,
     pub(crate) tables: DescriptorTables,
     pub(crate) account: Account,
+    pub(crate) recorder: Option<Recorder>,
+    tracer: Option<Tracer>,
     pub(crate) end_at_reset: bool,
     guest: Guest,
     acpi: AcpiTables,
@@ -126,7 +162,7 @@ impl Machine {
             policy,
             note,
             passed_over,
-        } = Engines::open(&config);
+        } = Engines::open(&config)?;
         let mut mmu = Mmu::new(MmuConfig {
             ram_bytes: config.memory.bytes(),
             mirror_edits: direct.is_some(),
@@ -166,6 +202,19 @@ impl Machine {
             Some(direct) => (direct.support(), direct.costs()),
             None => (HostSupport::NONE, EngineCosts::default()),
         };
+        let costs = config.host_costs.unwrap_or(costs);
+        let header = Header {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            vcpus: 1,
+            memory_bytes: config.memory.bytes(),
+            policy: policy.to_string(),
+            guest_cpu: config.cpu.name().to_owned(),
+            direct: direct.is_some(),
+            costs,
+            support,
+            ..Header::default()
+        };
+        let (tracer, recorder) = start_trace(config.trace.as_deref(), header)?;
         let mut machine = Machine {
             mmu,
             vcpu,
@@ -174,6 +223,8 @@ impl Machine {
             decider: Decider::new(policy.build(), support, costs),
             tables: DescriptorTables::default(),
             account: Account::default(),
+            recorder,
+            tracer,
             end_at_reset: config.end_at_reset,
             guest,
             acpi: acpi::build(&AcpiConfig::default())?,
@@ -254,6 +305,23 @@ impl Machine {
         self.mmu.audit()
     }
 
+    /// Writes the end of the trace, if there is one, and tells what is missing in it. Later switches
+    /// are not recorded. `ending` tells how the run ended.
+    pub fn finish_trace(&mut self, ending: &str) -> Option<Losses> {
+        let tracer = self.tracer.take()?;
+        self.recorder = None;
+        let last = EndOfVcpu {
+            engine: self.decider.last_engine(),
+            stay: *self.decider.stay(),
+        };
+        let statistics = self.decider.statistics();
+        let end = End {
+            exits: self.account.exits(),
+            ..End::new(ending, self.board.now().0, statistics, last)
+        };
+        Some(tracer.finish(end))
+    }
+
     /// The counters of the run so far. `ending` tells how it ended.
     pub fn report(&self, ending: &str) -> Report {
         let history = self.decider.history();
@@ -310,14 +378,31 @@ fn device_counters(counters: &ChipsetCounters) -> Counters {
         .collect()
 }
 
-/// Picoseconds for an instruction in direct execution from which on it cannot pay: KVM interprets
-/// instructions in place of running them. Translated code takes one to a few nanoseconds.
-const INTERPRETED_PS: u64 = 20_000;
+/// Starts the trace, with what there is to say of the host in its header.
+fn start_trace(
+    path: Option<&Path>,
+    header: Header,
+) -> Result<(Option<Tracer>, Option<Recorder>), MachineError> {
+    let Some(path) = path else {
+        return Ok((None, None));
+    };
+    let header = Header {
+        started: u64::try_from(wall_clock().seconds).unwrap_or(0),
+        host_cpu: direct::HostCpu::look().name,
+        ..header
+    };
+    let (tracer, recorders) =
+        Tracer::start(path, &header).map_err(|source| MachineError::Trace {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok((Some(tracer), recorders.into_iter().next()))
+}
 
 /// Who runs a machine.
 struct Engines {
     direct: Option<Box<dyn DirectEngine>>,
-    policy: PolicyName,
+    policy: PolicySpec,
     /// Why there is no direct execution, where somebody could expect it.
     note: Option<String>,
     /// Direct execution works here, and is not used because it is slow.
@@ -326,37 +411,47 @@ struct Engines {
 
 impl Engines {
     /// Opens direct execution where it has a use; picks the policy where none was asked for.
-    fn open(config: &MachineConfig) -> Engines {
-        let translate = |note| Engines {
+    fn open(config: &MachineConfig) -> Result<Engines, OpenError> {
+        let force = config.direct == DirectMode::Forced;
+        let policy = match &config.policy {
+            Some(policy) => policy.clone(),
+            None if force => PolicySpec::Vmware,
+            None => PolicySpec::default(),
+        };
+        let translate = |note, passed_over| Engines {
             direct: None,
-            policy: config.policy.unwrap_or(PolicyName::Translate),
+            policy: policy.clone(),
             note,
-            passed_over: false,
+            passed_over,
         };
-        if !config.direct || config.policy == Some(PolicyName::Translate) {
-            return translate(None);
+        if config.direct == DirectMode::None || policy == PolicySpec::Translate {
+            return Ok(translate(None, false));
         }
-        let direct = match direct::open() {
-            Ok(direct) => direct,
-            Err(error) => {
-                return translate(Some(format!("everything runs translated: {error}")));
-            }
+        let optional = config.direct == DirectMode::Auto;
+        let measured = config.host_costs.is_none();
+        let adaptive = matches!(policy, PolicySpec::Adaptive(_));
+        let purpose = Purpose {
+            force,
+            must_pay: optional && measured && adaptive,
         };
-        match (config.policy, direct.costs().direct_ps) {
-            (None, Some(ps)) if ps >= INTERPRETED_PS => Engines {
-                passed_over: true,
-                ..translate(Some(format!(
-                    "everything runs translated: this host's KVM takes {} ns for an instruction \
-                     (--policy vmware runs directly all the same)",
-                    ps / 1000
-                )))
-            },
-            (policy, _) => Engines {
+        match direct::open(purpose) {
+            Ok(direct) => Ok(Engines {
                 direct: Some(Box::new(direct)),
-                policy: policy.unwrap_or(PolicyName::Vmware),
+                policy,
                 note: None,
                 passed_over: false,
-            },
+            }),
+            Err(error) if optional => {
+                let slow = matches!(error, OpenError::Slow { .. });
+                let hint = if slow {
+                    " (--policy vmware runs directly all the same)"
+                } else {
+                    ""
+                };
+                let note = format!("everything runs translated: {error}{hint}");
+                Ok(translate(Some(note), slow))
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -288,6 +288,7 @@ mod tests {
             engine: Engine::Translator,
             reasons: legality,
             legality,
+            stretch: decision::Stretch::Arrival,
         };
         decisions.add(None, &translate(Reasons::REAL_MODE));
         decisions.add(

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use decision::{Decision, Engine, ExitKind, Inputs, PolicyName, SwitchRecord};
+use decision::{Decision, Engine, ExitKind, Run, Stretch, SwitchRecord};
 use translator::state::seg;
 use translator::{Exit, RunLimits};
 
@@ -20,8 +20,6 @@ pub(crate) struct Account {
     pub(crate) halted_ns: u64,
     pub(crate) resets: u64,
     exits: BTreeMap<&'static str, u64>,
-    /// How the last run ended, and its length.
-    last: Option<(ExitKind, u64)>,
     /// Direct execution left at an instruction that the translator has to run.
     replay: bool,
 }
@@ -55,12 +53,11 @@ impl Machine {
             }
             let replay = self.account.replay;
             let inputs = self.tables.inputs(self.vcpu.state(), &self.mmu, replay);
-            let previous = self.decider.last_engine();
             let decision = self.decider.decide(&inputs);
-            if previous.is_some_and(|engine| engine != decision.engine) {
-                self.record_switch(&inputs, &decision);
+            if let Some(record) = self.decider.switch() {
+                self.record_switch(record);
             }
-            let exit = self.run_engine(decision.engine);
+            let exit = self.run_engine(&decision);
             if let Some(open) = self.board.take_a20() {
                 self.mmu.set_a20(open);
             }
@@ -71,16 +68,19 @@ impl Machine {
     }
 
     /// Runs one engine, and notes for how long and how it ended.
-    fn run_engine(&mut self, engine: Engine) -> Exit {
+    fn run_engine(&mut self, decision: &Decision) -> Exit {
+        let engine = decision.engine;
         let start = self.board.now();
+        let before = self.counts();
         let replay = std::mem::take(&mut self.account.replay);
+        let single = replay || decision.stretch == Stretch::Instruction;
         let (exit, kind) = match (engine, &mut self.direct) {
             (Engine::Direct, Some(direct)) => {
                 let state = self.vcpu.state_mut();
                 let left = direct.run(state, &mut self.mmu, &mut self.board);
                 (left.exit, left.kind)
             }
-            (Engine::Translator, _) if replay => {
+            (Engine::Translator, _) if single => {
                 let exit = self.vcpu.step(&mut self.mmu, &mut self.board);
                 let kind = kind_of(&exit);
                 (exit, kind)
@@ -88,8 +88,7 @@ impl Machine {
             // Without a direct engine nothing is legal, so the decision cannot have been Direct.
             (Engine::Translator | Engine::Direct, direct) => {
                 let limits = RunLimits {
-                    stop_to_decide: direct.is_some()
-                        && self.decider.policy_name() != PolicyName::Translate.name(),
+                    stop_to_decide: direct.is_some() && decision.stretch == Stretch::Arrival,
                 };
                 let exit = self.vcpu.run(&mut self.mmu, &mut self.board, limits);
                 let kind = kind_of(&exit);
@@ -97,8 +96,18 @@ impl Machine {
             }
         };
         let ns = self.board.now().since(start);
-        self.decider.ran(engine, ns);
-        self.account.last = Some((kind, ns));
+        let after = self.counts();
+        let run = Run {
+            engine,
+            ns,
+            crossings: after.crossings - before.crossings,
+            exit: kind,
+            at_ring_3: self.vcpu.state().cpl == 3,
+        };
+        let instructions = after.instructions.zip(before.instructions.or(Some(0)));
+        let instructions = instructions.filter(|_| engine == Engine::Translator);
+        self.decider
+            .ran(run, instructions.map(|(after, before)| after - before));
         *self.account.exits.entry(exit.name()).or_default() += 1;
         exit
     }
@@ -133,7 +142,9 @@ impl Machine {
     fn sleep(&mut self) {
         let start = self.board.now();
         self.board.sleep();
-        self.account.halted_ns += self.board.now().since(start);
+        let ns = self.board.now().since(start);
+        self.account.halted_ns += ns;
+        self.decider.slept(ns);
     }
 
     fn situation(&self) -> Situation {
@@ -150,14 +161,20 @@ impl Machine {
         }
     }
 
-    fn record_switch(&self, inputs: &Inputs, decision: &Decision) {
-        let (kind, run_ns) = self.account.last.unwrap_or((ExitKind::None, 0));
-        let record = SwitchRecord::new(0, inputs, decision.engine, decision.reasons).after_run(
-            self.board.now().0,
-            run_ns,
-            None,
-            kind,
-        );
+    /// What both engines have counted so far.
+    fn counts(&self) -> Counts {
+        let direct = self.direct.as_ref();
+        Counts {
+            crossings: direct.map_or(0, |direct| direct.statistics().entries),
+            instructions: self.vcpu.stats().instructions,
+        }
+    }
+
+    fn record_switch(&self, record: &SwitchRecord) {
+        let record = record.at(0, self.board.now().0);
+        if let Some(recorder) = &self.recorder {
+            recorder.record(&record);
+        }
         tracing::event!(
             target: "ringshift::switch",
             tracing::Level::TRACE,
@@ -170,10 +187,17 @@ impl Machine {
             cpl = record.cpl,
             eflags = format_args!("{:#010x}", record.eflags),
             cr3 = format_args!("{:#010x}", record.cr3),
-            exit = ?record.exit,
-            run_ns = record.run_ns,
+            exit = record.exit.name(),
+            run_ns = record.stay.run_ns,
+            stay_reasons = %record.stay.reasons,
         );
     }
+}
+
+/// Counters before and after a run.
+struct Counts {
+    crossings: u64,
+    instructions: Option<u64>,
 }
 
 /// The translator's exits in the words of the record.

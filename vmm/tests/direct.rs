@@ -83,7 +83,7 @@ struct Guest {
 
 /// A guest on this host's KVM, or `None` with a word about why not.
 fn guest() -> Option<Guest> {
-    let engine = match direct::open() {
+    let engine = match direct::open(direct::Purpose::default()) {
         Ok(engine) => engine,
         Err(error) => {
             eprintln!("SKIPPED: no direct execution on this host: {error}");

@@ -1,14 +1,17 @@
 //! The command line. Names and exit statuses are a contract with scripts.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use decision::PolicyName;
+use decision::{PolicyError, PolicySpec};
 
-use super::parsers::{CpuParser, OneCpu};
+use super::parsers::{CpuParser, OneCpu, PolicyParser};
+use crate::machine::DirectMode;
 use crate::memory_size::MemorySize;
 use crate::serial::SerialTarget;
+use crate::trace::Format;
 use translator::system::CpuModel;
 
 /// Runs 16- and 32-bit PC guests, switching between direct execution and binary translation.
@@ -50,19 +53,38 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Show what this host offers for direct execution.
     Host(HostArgs),
+    /// Look at a trace that a run has left.
+    Trace(TraceArgs),
 }
 
 /// Options that every run has.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
-    /// Who picks the engine: vmware, translate or ring
+    /// Who picks the engine: adaptive (the default), vmware, ring, translate, random or file:PATH
     ///
-    /// vmware: direct whenever it is legal (VMware's Algorithm 1). translate: never direct.
-    /// ring: direct in every legal CPL 3 state (kqemu's rule). Without this option it is vmware
-    /// where the host's KVM runs guest code at the processor's speed, and translate elsewhere
-    /// (see 'ringshift host').
-    #[arg(long, value_name = "NAME")]
-    pub policy: Option<PolicyName>,
+    /// A name can have parameters, as in adaptive:hysteresis=2,window=4. '--policy help' explains
+    /// all policies and their parameters.
+    #[arg(long, value_name = "NAME[:PARAMETERS]", value_parser = PolicyParser)]
+    pub policy: Option<PolicyArg>,
+
+    /// Direct execution: auto, none, kvm (it must be there), kvm=force (even where the probe finds
+    /// it wrong, and under the policy vmware if none is given)
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub direct: DirectArg,
+
+    /// Take the costs of the engines from this file and not from the probe: JSON, as
+    /// 'ringshift host --json' prints it
+    #[arg(long, value_name = "FILE")]
+    pub host_costs: Option<PathBuf>,
+
+    /// Record every switch between the engines in this file, for 'ringshift trace'
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
 
     /// The processor that the guest is shown: 486, pentium, pentium3 or coreduo
     ///
@@ -191,6 +213,105 @@ pub struct HostArgs {
     pub json: bool,
 }
 
+/// Arguments of `trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TraceCommand,
+}
+
+/// What to do with a trace.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TraceCommand {
+    /// Show what it comes to: time and work of each engine, switches by reason, hottest addresses.
+    Summary(SummaryArgs),
+    /// Write it in the format of another program.
+    Export(ExportArgs),
+}
+
+/// Arguments of `trace summary`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ringshift run --kernel vmlinuz --policy vmware --trace boot.trace
+  ringshift trace summary boot.trace")]
+pub struct SummaryArgs {
+    /// The trace, written by 'run --trace' or 'demo --trace'
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Name addresses from this System.map, or from what nm prints
+    #[arg(long, value_name = "FILE")]
+    pub symbols: Option<PathBuf>,
+
+    /// How many of the hottest addresses to list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+}
+
+/// Arguments of `trace export`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ringshift trace export boot.trace --format perfetto -o boot.json   # for ui.perfetto.dev
+  ringshift trace export boot.trace --format csv | head")]
+pub struct ExportArgs {
+    /// The trace, written by 'run --trace' or 'demo --trace'
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// The format
+    #[arg(long, value_enum)]
+    pub format: Format,
+
+    /// Where to write it, if not to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// A policy as the command line names it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PolicyArg {
+    /// By name and parameters.
+    Spec(PolicySpec),
+    /// Rules in a file.
+    File(PathBuf),
+}
+
+impl FromStr for PolicyArg {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        match text.strip_prefix("file:") {
+            Some(path) => Ok(Self::File(path.into())),
+            None => text.parse().map(Self::Spec),
+        }
+    }
+}
+
+/// `--direct`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectArg(pub DirectMode);
+
+impl FromStr for DirectArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        Ok(Self(match text {
+            "auto" => DirectMode::Auto,
+            "none" => DirectMode::None,
+            "kvm" => DirectMode::Kvm,
+            "kvm=force" => DirectMode::Forced,
+            _ => return Err("there are: auto, none, kvm, kvm=force"),
+        }))
+    }
+}
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
@@ -233,6 +354,8 @@ mod tests {
         assert_eq!(args.serial, SerialTarget::Stdio);
         assert_eq!((args.common.cpu, args.cpus), (CpuModel::CoreDuo, 1));
         assert_eq!(args.common.policy, None);
+        assert_eq!(args.common.direct.0, DirectMode::Auto);
+        assert_eq!((args.common.trace, args.common.host_costs), (None, None));
         assert_eq!(
             (
                 args.initrd,
@@ -278,7 +401,7 @@ mod tests {
         assert_eq!(args.serial, SerialTarget::File("out".into()));
         assert!(args.strict && args.no_reboot);
         assert_eq!(args.common.cpu, CpuModel::Pentium);
-        assert_eq!(args.common.policy, Some(PolicyName::Ring));
+        assert_eq!(args.common.policy, Some(PolicyArg::Spec(PolicySpec::Ring)));
         assert_eq!(args.common.log, "debug");
     }
 
@@ -287,10 +410,16 @@ mod tests {
         for args in [
             &["run"][..],
             &["run", "--kernel", "k", "--policy", "best"],
+            &["run", "--kernel", "k", "--policy", "vmware:x=1"],
+            &["run", "--kernel", "k", "--direct", "xen"],
             &["run", "--kernel", "k", "--frobnicate"],
             &["run", "--kernel", "k", "--cpu", "z80"],
             &["run", "--kernel", "k", "--cpus", "2"],
             &["run", "--kernel", "k", "--cpus", "two"],
+            &["trace"],
+            &["trace", "summary"],
+            &["trace", "export", "t"],
+            &["trace", "export", "t", "--format", "xml"],
             &["run", "--kernel", "k", "-m", "0"],
             &["run", "--kernel", "k", "-m", "1M"],
             &["run", "--kernel", "k", "-m", "1T"],
@@ -305,7 +434,10 @@ mod tests {
             refused(args);
         }
         let error = refused(&["run", "--kernel", "k", "--policy", "best"]).to_string();
-        assert!(error.contains("vmware, translate, ring"), "{error}");
+        assert!(
+            error.contains("adaptive, vmware, ring, translate"),
+            "{error}"
+        );
         let error = refused(&["run", "--kernel", "k", "-m", "1T"]).to_string();
         assert!(error.contains("2M to 3G"), "{error}");
         let error = refused(&["run", "--kernel", "k", "--cpu", "z80"]).to_string();
@@ -327,6 +459,26 @@ mod tests {
                 assert!(table.to_string().contains(model.name()), "{table}");
             }
         }
+    }
+
+    #[test]
+    fn policies_and_ways_to_direct_execution_have_their_forms() {
+        let policy = |text| run_args(&["--policy", text]).common.policy;
+        assert_eq!(policy("file:a b"), Some(PolicyArg::File("a b".into())));
+        let spec = "adaptive:retry=4".parse().expect("a policy");
+        assert_eq!(policy("adaptive:retry=4"), Some(PolicyArg::Spec(spec)));
+        for (text, mode) in [
+            ("auto", DirectMode::Auto),
+            ("none", DirectMode::None),
+            ("kvm", DirectMode::Kvm),
+            ("kvm=force", DirectMode::Forced),
+        ] {
+            assert_eq!(run_args(&["--direct", text]).common.direct.0, mode);
+        }
+        let line = ["ringshift", "run", "--policy", "help"];
+        let help = Cli::try_parse_from(line).expect_err("the policies");
+        assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
+        assert!(help.to_string().contains("hysteresis"), "{help}");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::io::{self, Write};
 
 use super::args::DemoArgs;
-use super::{CliError, StatsFile, Status, complain, describe, emergency, start_log, take_signals};
-use decision::PolicyName;
-use translator::system::CpuModel;
+use super::{
+    CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
+    start_log, take_signals,
+};
+use decision::PolicySpec;
 
 use crate::demo::{self, DemoParams};
 use crate::exits::Ending;
@@ -27,8 +29,8 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
         seed: args.seed,
         scale: args.scale,
     };
-    let cpu = args.common.cpu;
-    let (status, passed_over) = run(&params, cpu, args.common.policy, Some(stats))?;
+    let config = || common_config(&args.common);
+    let (status, passed_over) = run(&params, config()?, Some(stats))?;
     if status != Status::Done || !passed_over {
         return Ok(status);
     }
@@ -41,7 +43,12 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
         scale: args.scale * SLOW_SCALE,
         ..params
     };
-    let (status, _) = run(&params, cpu, Some(PolicyName::Vmware), None)?;
+    // This is the run that has switches to record: it takes the trace over.
+    let config = MachineConfig {
+        policy: Some(PolicySpec::Vmware),
+        ..config()?
+    };
+    let (status, _) = run(&params, config, None)?;
     Ok(status)
 }
 
@@ -49,8 +56,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
 /// would have been possible but slow.
 fn run(
     params: &DemoParams,
-    cpu: CpuModel,
-    policy: Option<PolicyName>,
+    config: MachineConfig,
     stats: Option<StatsFile>,
 ) -> Result<(Status, bool), CliError> {
     let image = demo::image(params);
@@ -63,8 +69,6 @@ fn run(
     };
     let config = MachineConfig {
         memory: MemorySize::DEMO,
-        cpu,
-        policy,
         strict: true,
         count_instructions: true,
         end_at_reset: true,
@@ -74,8 +78,7 @@ fn run(
             emergency: Some(emergency(None)),
             ..Watch::default()
         },
-        direct: true,
-        ..MachineConfig::default()
+        ..config
     };
     let mut machine = Machine::new(config, guest).map_err(CliError::Machine)?;
 
@@ -83,6 +86,7 @@ fn run(
         complain(note);
     }
     let result = machine.run();
+    finish_trace(&mut machine, &describe(&result));
     let report = machine.report(&describe(&result));
     if let Some(stats) = stats {
         stats.write(&report)?;

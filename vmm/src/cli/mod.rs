@@ -5,6 +5,7 @@ mod demo;
 mod host;
 mod parsers;
 mod run;
+mod trace;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use decision::{EngineCosts, PolicySpec, RuleError, Rules};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -23,8 +25,10 @@ use crate::exits::{Ending, RunError};
 use crate::guest::GuestError;
 use crate::helper::{Emergency, StopReason};
 use crate::machine::MachineError;
+use crate::machine::{Machine, MachineConfig};
 use crate::report::Report;
-use args::{Cli, Command};
+use crate::trace::{ExportError, SymbolError, TraceError};
+use args::{Cli, Command, CommonArgs, PolicyArg};
 
 /// The exit statuses of the command. They are a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,37 @@ enum CliError {
     /// the demo's results are wrong
     #[error("{wrong} of {all} results of the demo are wrong")]
     WrongResults { wrong: usize, all: usize },
+    /// a policy file that is none
+    #[error("{} is no policy", path.display())]
+    Policy {
+        path: PathBuf,
+        #[source]
+        source: RuleError,
+    },
+    /// a file of costs that is none
+    #[error("{} does not hold the costs of a host, as 'ringshift host --json' prints them", path.display())]
+    Costs {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// a trace that cannot be read
+    #[error("cannot read the trace {}", path.display())]
+    Trace {
+        path: PathBuf,
+        #[source]
+        source: TraceError,
+    },
+    /// a symbol file that is none
+    #[error("{} holds no symbols", path.display())]
+    Symbols {
+        path: PathBuf,
+        #[source]
+        source: SymbolError,
+    },
+    /// an export that cannot be written
+    #[error("cannot export the trace")]
+    Export(#[source] ExportError),
     /// the log filter is malformed
     #[error("'{filter}' is no log filter: {reason}; an example is 'info,ringshift::switch=trace'")]
     LogFilter { filter: String, reason: String },
@@ -130,7 +165,9 @@ impl CliError {
     fn status(&self) -> Status {
         match self {
             CliError::Run(RunError::TripleFault { .. }) => Status::TripleFault,
-            CliError::LogFilter { .. } => Status::Usage,
+            CliError::LogFilter { .. } | CliError::Policy { .. } | CliError::Costs { .. } => {
+                Status::Usage
+            }
             _ => Status::Error,
         }
     }
@@ -143,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(args),
         Command::Run(args) => run::main(args),
         Command::Host(args) => host::main(args),
+        Command::Trace(args) => trace::main(&args.command),
     };
     match result {
         Ok(status) => status.into(),
@@ -214,6 +252,73 @@ fn emergency(terminal: Option<Arc<RawTerminal>>) -> Emergency {
         complain("the vCPU does not respond; giving up");
         std::process::exit(i32::from(Status::of_stop(reason) as u8));
     })
+}
+
+/// A machine with what the options say that every run has.
+fn common_config(args: &CommonArgs) -> Result<MachineConfig, CliError> {
+    Ok(MachineConfig {
+        policy: args.policy.as_ref().map(policy).transpose()?,
+        direct: args.direct.0,
+        host_costs: args.host_costs.as_deref().map(costs).transpose()?,
+        trace: args.trace.clone(),
+        cpu: args.cpu,
+        ..MachineConfig::default()
+    })
+}
+
+fn policy(policy: &PolicyArg) -> Result<PolicySpec, CliError> {
+    match policy {
+        PolicyArg::Spec(spec) => Ok(spec.clone()),
+        PolicyArg::File(path) => {
+            let text = read_text("the policy", path)?;
+            let rules = Rules::parse(&text).map_err(|source| CliError::Policy {
+                path: path.clone(),
+                source,
+            })?;
+            Ok(PolicySpec::Rules(rules))
+        }
+    }
+}
+
+/// The costs in a file: alone, or in a whole report of a host.
+fn costs(path: &Path) -> Result<EngineCosts, CliError> {
+    let text = read_text("the costs of the host", path)?;
+    let parse = || {
+        let mut json: serde_json::Value = serde_json::from_str(&text)?;
+        let costs = json.get_mut("costs").map(serde_json::Value::take);
+        serde_json::from_value(costs.unwrap_or(json))
+    };
+    parse().map_err(|source| CliError::Costs {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_text(what: &'static str, path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|source| CliError::Read {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Ends the trace, and tells what is missing in it.
+fn finish_trace(machine: &mut Machine, ending: &str) {
+    let Some(losses) = machine.finish_trace(ending) else {
+        return;
+    };
+    if let Some(error) = losses.error {
+        complain(format_args!(
+            "the trace is not whole: {error}; {} switches are in it, {} are not",
+            losses.written, losses.lost
+        ));
+    } else if losses.lost > 0 {
+        complain(format_args!(
+            "{} of {} switches came too fast to be recorded",
+            losses.lost,
+            losses.lost + losses.written
+        ));
+    }
 }
 
 /// The statistics file, made before the run: a path that cannot be written is found at once.

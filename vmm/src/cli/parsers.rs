@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
+use decision::PolicySpec;
 use translator::system::CpuModel;
+
+use super::args::PolicyArg;
 
 /// The value of `--cpu`: the name of a model, or `help` for a table of them in place of a run.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,26 @@ impl TypedValueParser for CpuParser {
             return Err(instead_of_a_run(processor_table()));
         }
         <CpuModel as std::str::FromStr>::from_str.parse_ref(cmd, arg, value)
+    }
+}
+
+/// The value of `--policy`: a policy, or `help` for all of them in place of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PolicyParser;
+
+impl TypedValueParser for PolicyParser {
+    type Value = PolicyArg;
+
+    fn parse_ref(
+        &self,
+        cmd: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<PolicyArg, Error> {
+        if value == "help" {
+            return Err(instead_of_a_run(PolicySpec::help()));
+        }
+        <PolicyArg as std::str::FromStr>::from_str.parse_ref(cmd, arg, value)
     }
 }
 

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::RunArgs;
-use super::{CliError, StatsFile, Status, complain, describe, emergency, start_log, take_signals};
+use super::{
+    CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
+    start_log, take_signals,
+};
 use crate::console::{EscapeKey, NOTICE, RawTerminal};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Input, Watch};
@@ -31,8 +34,6 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     let (input, terminal) = input(&args.serial)?;
     let config = MachineConfig {
         memory: args.memory,
-        cpu: args.common.cpu,
-        policy: args.common.policy,
         strict: args.strict,
         count_instructions: args.count_instructions,
         end_at_reset: args.no_reboot,
@@ -44,7 +45,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
             timeout: args.timeout,
             emergency: Some(emergency(terminal.clone())),
         },
-        direct: true,
+        ..common_config(&args.common)?
     };
     let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
 
@@ -57,6 +58,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     let result = machine.run();
     // Messages belong on a terminal that is itself again.
     drop(terminal);
+    finish_trace(&mut machine, &describe(&result));
     stats.write(&machine.report(&describe(&result)))?;
     tracing::info!("{}", describe(&result));
     if args.audit {

@@ -3,10 +3,10 @@
 //! Guest code runs with a GDT and an LDT of the monitor's, in which are those of the guest's
 //! descriptors that ring 3 may load: what it may not load is not there, and the attempt leaves.
 
+use decision::HostSupport;
 use shadow_mmu::{Access, Mmu, Privilege};
 use translator::state::{Rights, Segment};
 
-use super::Abilities;
 use super::layout::{DESCRIPTOR_TABLE_BYTES, FIRST_MONITOR_SELECTOR, GDT, LDT};
 use super::memory::SharedMemory;
 
@@ -43,8 +43,7 @@ impl Descriptor {
     /// What guest code may see of it: code and data that ring 3 can load, without the bit that
     /// would take it into 64-bit mode. What the host's KVM cannot run is not present, so that a
     /// load leaves.
-    fn shadow(self, abilities: Abilities) -> Descriptor {
-        let support = abilities.support;
+    fn shadow(self, support: HostSupport) -> Descriptor {
         let rights = self.rights();
         let conforming = rights.contains(Rights::CODE | Rights::DOWN_CONFORMING);
         if !rights.contains(Rights::S) || (rights.dpl() != 3 && !conforming) {
@@ -56,7 +55,7 @@ impl Descriptor {
             } else {
                 !support.compat16
             };
-        let cannot_limit = !abilities.limits && !self.segment(0).has_full_limit();
+        let cannot_limit = !support.limits && !self.segment(0).has_full_limit();
         let hidden = cannot_run || cannot_limit;
         let absent = if hidden { Self::PRESENT } else { 0 };
         Descriptor(self.0 & !(Self::LONG | absent))
@@ -108,7 +107,7 @@ impl ShadowTable {
         memory: &SharedMemory,
         mmu: &Mmu,
         (base, size): (u32, usize),
-        abilities: Abilities,
+        support: HostSupport,
     ) {
         self.base = base;
         self.next.clear();
@@ -121,11 +120,11 @@ impl ShadowTable {
         let count = (self.next.len().max(self.bytes.len()) / 8).min(self.capacity());
         self.untouched.clear();
         for index in 1..count {
-            let new = entry(&self.next, index).shadow(abilities);
+            let new = entry(&self.next, index).shadow(support);
             if new.is_untouched() {
                 self.untouched.push(index as u16);
             }
-            if new != entry(&self.bytes, index).shadow(abilities) {
+            if new != entry(&self.bytes, index).shadow(support) {
                 memory.write(self.place(index), new.0);
             }
         }
@@ -204,15 +203,12 @@ pub(super) fn read_linear(mmu: &Mmu, base: u32, bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use decision::HostSupport;
 
-    const COMPAT32: Abilities = Abilities {
-        support: HostSupport {
-            compat32: true,
-            ..HostSupport::NONE
-        },
+    const COMPAT32: HostSupport = HostSupport {
+        compat32: true,
         iopl: true,
         limits: true,
+        ..HostSupport::NONE
     };
 
     fn shadow(raw: u64) -> u64 {
@@ -255,7 +251,7 @@ mod tests {
         const CODE16: u64 = 0x000F_FB00_0000_FFFF;
         assert_eq!(shadow(CODE16), CODE16 & !(1 << 47));
         let mut both = COMPAT32;
-        both.support.compat16 = true;
+        both.compat16 = true;
         assert_eq!(Descriptor(CODE16).shadow(both).0, CODE16);
     }
 
@@ -263,7 +259,7 @@ mod tests {
     fn limits_that_the_host_does_not_check_are_not_present() {
         const SMALL: u64 = 0x0040_F300_0000_FFFF;
         const FLAT: u64 = 0x00CF_F312_3456_FFFF;
-        let unchecked = Abilities {
+        let unchecked = HostSupport {
             limits: false,
             ..COMPAT32
         };

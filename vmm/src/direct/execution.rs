@@ -8,7 +8,6 @@ use shadow_mmu::{Access, AccessKind, FaultCode, FaultOutcome, Mmu, Privilege, Ta
 use translator::state::{FxState, Rights, Segment, TableRegister, cr0, eflags, seg};
 use translator::{CpuState, Exit, Platform};
 
-use super::Abilities;
 use super::descriptors::{Kind, ShadowTable, read_linear};
 use super::instruction;
 use super::kvm::SetupError;
@@ -40,7 +39,7 @@ const MOST_EQUAL_FAULTS: u32 = 4;
 #[derive(Debug)]
 pub struct DirectExecution {
     world: World,
-    abilities: Abilities,
+    support: HostSupport,
     costs: EngineCosts,
     gdt: ShadowTable,
     ldt: ShadowTable,
@@ -77,12 +76,12 @@ const fn replay(kind: ExitKind) -> DirectExit {
 }
 
 impl DirectExecution {
-    /// A direct engine for a host with these abilities and costs. The guest's memory is connected at the first run; the MMU must keep a mirror of its table edits with the
-    /// pool at [`TABLE_POOL_BASE`](super::TABLE_POOL_BASE).
-    pub(super) fn new(abilities: Abilities, costs: EngineCosts) -> Result<Self, SetupError> {
+    /// A direct engine for a host that can do this at these costs. The guest's memory is connected at
+    /// the first run; the MMU must keep a mirror of its table edits with the pool at [`TABLE_POOL_BASE`](super::TABLE_POOL_BASE).
+    pub(super) fn new(support: HostSupport, costs: EngineCosts) -> Result<Self, SetupError> {
         Ok(Self {
             world: World::new()?,
-            abilities,
+            support,
             costs,
             gdt: ShadowTable::new(Kind::Gdt),
             ldt: ShadowTable::new(Kind::Ldt),
@@ -109,11 +108,11 @@ impl DirectExecution {
         let TableRegister { base, limit } = state.gdtr;
         let memory = self.world.monitor_memory();
         let size = usize::from(limit) + 1;
-        self.gdt.update(memory, mmu, (base, size), self.abilities);
+        self.gdt.update(memory, mmu, (base, size), self.support);
         let ldt = usable_ldt(&state.ldtr);
         let size = ldt.map_or(0, |(_, size)| size);
         let base = ldt.map_or(0, |(base, _)| base);
-        self.ldt.update(memory, mmu, (base, size), self.abilities);
+        self.ldt.update(memory, mmu, (base, size), self.support);
         let ldtr = if ldt.is_some() { LDT_SELECTOR } else { 0 };
         self.world.load(&context, ldtr);
 
@@ -270,7 +269,7 @@ impl DirectExecution {
 
 impl DirectEngine for DirectExecution {
     fn support(&self) -> HostSupport {
-        self.abilities.support
+        self.support
     }
 
     fn costs(&self) -> EngineCosts {
@@ -285,9 +284,6 @@ impl DirectEngine for DirectExecution {
     ) -> DirectExit {
         if let Err(error) = self.attach(mmu) {
             return internal(&error);
-        }
-        if state.iopl() != 0 && !self.abilities.iopl {
-            return replay(ExitKind::StateChanged);
         }
         let mut context = self.load(state, mmu);
         match self.run_loaded(&mut context, mmu, platform) {

@@ -6,10 +6,9 @@ use decision::{EngineCosts, HostSupport};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::Abilities;
-use super::host_cpu::{HostCpu, host_cpu};
+use super::host_cpu::HostCpu;
 use super::kvm::{self, SetupError};
-use super::probe::{self, Compat32, Needed, Outcome};
+use super::probe::{self, Check, Compat16, Compat32, Needed, Outcome, Probe, Speed};
 
 /// Version of the JSON form of [`HostReport`].
 const SCHEMA: u32 = 1;
@@ -27,8 +26,14 @@ pub struct HostReport {
     pub kvm: Kvm,
     /// Every mode that direct execution could use.
     pub modes: Vec<Mode>,
+    /// What policies are told of the engines' costs. `--host-costs` takes this.
+    pub costs: EngineCosts,
+    /// What the decision is told of the modes.
+    pub support: HostSupport,
     /// Details of the mode `compat32`, if it could be probed.
     pub compat32: Option<Compat32>,
+    /// Details of the mode `compat16`, likewise.
+    pub compat16: Option<Compat16>,
 }
 
 /// The host's KVM.
@@ -83,46 +88,50 @@ pub enum Verdict {
 
 /// Looks at this host; runs the probe.
 pub fn host_report() -> HostReport {
-    let (kvm, compat32) = look_at_kvm();
-    let verdict = match &compat32 {
-        None => Verdict::Unavailable,
-        Some(probe) => first_wrong(probe).map_or(Verdict::Works, Verdict::Fails),
+    let (kvm, probe) = look_at_kvm();
+    let verdict = |checks: Option<&[Check]>| match (checks, &probe) {
+        (Some(checks), _) => first_wrong(checks).map_or(Verdict::Works, Verdict::Fails),
+        (None, Some(_)) => Verdict::NotProbed,
+        (None, None) => Verdict::Unavailable,
     };
-    let later = |name, description| Mode {
+    let mode = |name, description, checks| Mode {
         name,
         description,
-        verdict: Verdict::NotProbed,
+        verdict: verdict(checks),
     };
+    let compat32 = probe.as_ref().map(|probe| &probe.compat32.checks[..]);
+    let compat16 = probe.as_ref().and_then(|probe| probe.compat16.as_ref());
+    let compat16 = compat16.map(|probe| &probe.checks[..]);
     HostReport {
         schema: SCHEMA,
-        cpu: host_cpu(),
+        cpu: HostCpu::look(),
         max_map_count: std::fs::read_to_string("/proc/sys/vm/max_map_count")
             .ok()
             .and_then(|text| text.trim().parse().ok()),
         kvm,
         modes: vec![
-            Mode {
-                name: "compat32",
-                description: "32-bit ring 3 in compatibility mode",
-                verdict,
-            },
-            later("compat16", "16-bit ring 3 in compatibility mode"),
-            later("legacy32", "32-bit ring 3 in legacy protected mode"),
-            later("v86", "virtual-8086 mode"),
+            mode("compat32", "32-bit ring 3 in compatibility mode", compat32),
+            mode("compat16", "16-bit ring 3 in compatibility mode", compat16),
+            mode("legacy32", "32-bit ring 3 in legacy protected mode", None),
+            mode("v86", "virtual-8086 mode", None),
         ],
-        compat32,
+        costs: costs(probe.as_ref().and_then(|probe| probe.compat32.speed)),
+        support: probe.as_ref().map_or(HostSupport::NONE, support),
+        compat16: probe.as_ref().and_then(|probe| probe.compat16.clone()),
+        compat32: probe.map(|probe| probe.compat32),
     }
 }
 
-fn look_at_kvm() -> (Kvm, Option<Compat32>) {
+fn look_at_kvm() -> (Kvm, Option<Probe>) {
     let opened = kvm::open();
     let api_version = match &opened {
         Ok(kvm) => Some(kvm.get_api_version()),
         Err(SetupError::ApiVersion(version)) => Some(*version),
         Err(_) => None,
     };
-    let probed = opened.and_then(|_| probe::compat32());
-    let (status, error, compat32) = match probed {
+    let probed = opened.and_then(|_| probe::start());
+    let probed = probed.map(probe::Started::finish);
+    let (status, error, probe) = match probed {
         Ok(probe) => (KvmStatus::Ready, None, Some(probe)),
         Err(error) => (status_of(&error), Some(error.to_string()), None),
     };
@@ -131,7 +140,7 @@ fn look_at_kvm() -> (Kvm, Option<Compat32>) {
         api_version,
         error,
     };
-    (kvm, compat32)
+    (kvm, probe)
 }
 
 fn status_of(error: &SetupError) -> KvmStatus {
@@ -149,9 +158,8 @@ fn status_of(error: &SetupError) -> KvmStatus {
 }
 
 /// The first check that the mode cannot do without and that went wrong, in words.
-pub(super) fn first_wrong(probe: &Compat32) -> Option<String> {
-    let mut checks = probe.checks.iter();
-    checks.find_map(|check| match &check.outcome {
+pub(super) fn first_wrong(checks: &[Check]) -> Option<String> {
+    checks.iter().find_map(|check| match &check.outcome {
         Outcome::Wrong(what) if check.needed == Needed::Always => {
             Some(format!("{}: {what}", check.name))
         }
@@ -160,31 +168,28 @@ pub(super) fn first_wrong(probe: &Compat32) -> Option<String> {
 }
 
 /// What the engine can do after this probe.
-pub(super) fn abilities(probe: &Compat32) -> Abilities {
-    Abilities {
-        support: HostSupport {
-            compat32: probe.usable,
-            ..HostSupport::NONE
-        },
-        iopl: probe.iopl,
-        limits: probe.limits,
+pub(super) fn support(probe: &Probe) -> HostSupport {
+    let Probe { compat32, compat16 } = probe;
+    HostSupport {
+        compat32: compat32.usable,
+        compat16: compat16.as_ref().is_some_and(|probe| probe.usable),
+        stack16: compat16.as_ref().is_some_and(|probe| probe.stack16),
+        limits: compat32.limits,
+        iopl: compat32.iopl,
+        ..HostSupport::NONE
     }
 }
+
+/// Translated code against native code, percent of time: a middle value of what was measured on
+/// programs of many kinds. Direct execution is measured on each host; this is not.
+const TRANSLATED_PERCENT: u64 = 125;
 
 /// What policies are told.
-pub(super) fn costs(probe: &Compat32) -> EngineCosts {
+pub(super) fn costs(speed: Option<Speed>) -> EngineCosts {
     EngineCosts {
-        round_trip_ns: probe.speed.map(|speed| speed.round_trip_ns),
-        direct_ps: probe.speed.map(|speed| speed.instruction_ps),
-        translated_ps: None,
-    }
-}
-
-impl HostReport {
-    /// The modes that direct execution uses on this host.
-    pub fn support(&self) -> HostSupport {
-        let probe = self.compat32.as_ref();
-        probe.map_or(HostSupport::NONE, |probe| abilities(probe).support)
+        round_trip_ns: speed.map(|speed| speed.round_trip_ns),
+        direct_ps: speed.map(|speed| speed.instruction_ps),
+        translated_ps: speed.map(|speed| speed.native_instruction_ps * TRANSLATED_PERCENT / 100),
     }
 }
 
@@ -232,16 +237,30 @@ impl fmt::Display for HostReport {
             };
             writeln!(f, "  {:<9} {:<40} {verdict}", mode.name, mode.description)?;
         }
-        match &self.compat32 {
-            Some(probe) => write_compat32(f, probe),
-            None => Ok(()),
+        if let Some(probe) = &self.compat32 {
+            write_compat32(f, probe)?;
         }
+        if let Some(probe) = &self.compat16 {
+            write_compat16(f, probe)?;
+        }
+        if let Some(ratio) = self.costs.speed_ratio() {
+            let verdict = if ratio > 1.0 {
+                "the policy adaptive uses it where that pays"
+            } else {
+                "the policy adaptive translates everything"
+            };
+            writeln!(
+                f,
+                "direct execution takes {:.2} times as long as translated code: {verdict}",
+                1.0 / ratio
+            )?;
+        }
+        Ok(())
     }
 }
 
-fn write_compat32(f: &mut fmt::Formatter<'_>, probe: &Compat32) -> fmt::Result {
-    writeln!(f, "compat32, {} ms of probing", probe.probe_us / 1000)?;
-    for check in &probe.checks {
+fn write_checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
+    for check in checks {
         let outcome = match &check.outcome {
             Outcome::Right => "right".to_owned(),
             Outcome::LeftToTranslator => "not run by KVM, left to the translator".to_owned(),
@@ -250,12 +269,28 @@ fn write_compat32(f: &mut fmt::Formatter<'_>, probe: &Compat32) -> fmt::Result {
                     Needed::Always => "",
                     Needed::Iopl => "; IOPL 1 and 2 do not run directly",
                     Needed::Limits => "; segments with a limit do not run directly",
+                    Needed::Stack16 => "; 16-bit stacks do not run directly",
                 };
                 format!("WRONG: {what}{consequence}")
             }
         };
         writeln!(f, "  {:<46} {outcome}", check.name)?;
     }
+    Ok(())
+}
+
+fn write_compat16(f: &mut fmt::Formatter<'_>, probe: &Compat16) -> fmt::Result {
+    writeln!(f, "compat16")?;
+    write_checks(f, &probe.checks)?;
+    if let Some(ps) = probe.instruction_ps {
+        writeln!(f, "  an instruction   {:.2} ns", ps as f64 / 1000.0)?;
+    }
+    Ok(())
+}
+
+fn write_compat32(f: &mut fmt::Formatter<'_>, probe: &Compat32) -> fmt::Result {
+    writeln!(f, "compat32, {} ms of probing", probe.probe_us / 1000)?;
+    write_checks(f, &probe.checks)?;
     if let Some(speed) = probe.speed {
         let ns = |ps: u64| ps as f64 / 1000.0;
         let (guest, native) = (speed.instruction_ps, speed.native_instruction_ps);
@@ -301,8 +336,8 @@ mod tests {
     use super::*;
     use crate::direct::probe::Check;
 
-    fn probe(needed: Needed, outcome: Outcome) -> Compat32 {
-        Compat32 {
+    fn probe(needed: Needed, outcome: Outcome) -> Probe {
+        let compat32 = Compat32 {
             usable: needed != Needed::Always || outcome == Outcome::Right,
             iopl: needed != Needed::Iopl || outcome == Outcome::Right,
             limits: true,
@@ -314,6 +349,10 @@ mod tests {
             speed: None,
             extras: None,
             probe_us: 1000,
+        };
+        Probe {
+            compat32,
+            compat16: None,
         }
     }
 
@@ -321,15 +360,18 @@ mod tests {
     fn only_what_is_always_needed_makes_a_mode_fail() {
         let wrong = || Outcome::Wrong("odd".into());
         let fatal = probe(Needed::Always, wrong());
-        assert_eq!(first_wrong(&fatal), Some("something: odd".into()));
-        assert_eq!(abilities(&fatal).support, HostSupport::NONE);
+        assert_eq!(
+            first_wrong(&fatal.compat32.checks),
+            Some("something: odd".into())
+        );
+        assert!(!support(&fatal).compat32);
         let limited = probe(Needed::Iopl, wrong());
-        assert_eq!(first_wrong(&limited), None);
-        assert!(abilities(&limited).support.compat32);
-        assert!(!abilities(&limited).iopl);
+        assert_eq!(first_wrong(&limited.compat32.checks), None);
+        assert!(support(&limited).compat32);
+        assert!(!support(&limited).iopl);
         let mut text = String::new();
         let mut report = host_report();
-        report.compat32 = Some(limited);
+        report.compat32 = Some(limited.compat32);
         fmt::write(&mut text, format_args!("{report}")).expect("a string takes everything");
         assert!(text.contains("IOPL 1 and 2 do not run directly"), "{text}");
     }
@@ -355,6 +397,7 @@ mod tests {
         assert!(json["kvm"]["status"].is_string());
         let modes = json["modes"].as_array().expect("a list");
         assert_eq!(modes[0]["name"], "compat32");
+        assert!(json["costs"].is_object() && json["support"]["limits"].is_boolean());
         assert!(
             modes
                 .iter()

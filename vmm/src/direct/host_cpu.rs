@@ -22,8 +22,14 @@ pub struct HostCpu {
     pub hypervisor: bool,
 }
 
-/// Asks the processor.
-pub(super) fn host_cpu() -> HostCpu {
+impl HostCpu {
+    /// Asks the processor.
+    pub fn look() -> HostCpu {
+        host_cpu()
+    }
+}
+
+fn host_cpu() -> HostCpu {
     let basic = cpuid(0);
     let features = cpuid(1);
     let highest_extended = cpuid(0x8000_0000).eax;

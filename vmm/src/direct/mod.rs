@@ -30,24 +30,11 @@ mod roots;
 mod tables;
 mod world;
 
-use decision::HostSupport;
-
 pub use execution::DirectExecution;
 pub use host::{HostReport, Kvm, KvmStatus, Mode, Verdict, host_report};
 pub use host_cpu::HostCpu;
 pub use kvm::SetupError;
 pub use layout::TABLE_POOL_BASE;
-
-/// What the direct engine can do on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Abilities {
-    /// The modes that work.
-    support: HostSupport,
-    /// IOPL other than 0 is kept.
-    iopl: bool,
-    /// Segment limits are checked.
-    limits: bool,
-}
 
 /// There is no direct execution on this host.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +45,22 @@ pub enum OpenError {
     /// KVM runs no mode correctly.
     #[error("this host's KVM does not run 32-bit code correctly: {0}")]
     NoMode(String),
+    /// KVM is slower than translated code.
+    #[error("this host's KVM takes {} ns for an instruction", direct_ps / 1000)]
+    Slow {
+        /// Picoseconds for an instruction in direct execution.
+        direct_ps: u64,
+    },
+}
+
+/// What direct execution is opened for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// Use what the probe found wrong as well.
+    pub force: bool,
+    /// Only if it can be faster than translated code. Where it cannot, that is found out before the
+    /// longer part of the probe.
+    pub must_pay: bool,
 }
 
 /// Probes the host and sets up direct execution on it. The machine's MMU must be made with
@@ -66,11 +69,26 @@ pub enum OpenError {
 /// # Errors
 ///
 /// Why this host has no direct execution.
-pub fn open() -> Result<DirectExecution, OpenError> {
-    let probe = probe::compat32()?;
-    if let Some(wrong) = host::first_wrong(&probe) {
+pub fn open(purpose: Purpose) -> Result<DirectExecution, OpenError> {
+    let mut probe = probe::start()?;
+    if purpose.must_pay
+        && let Some(speed) = probe.speed()
+        && host::costs(Some(speed))
+            .speed_ratio()
+            .is_none_or(|ratio| ratio <= 1.0)
+    {
+        return Err(OpenError::Slow {
+            direct_ps: speed.instruction_ps,
+        });
+    }
+    let probe = probe.finish();
+    if let Some(wrong) = host::first_wrong(&probe.compat32.checks)
+        && !purpose.force
+    {
         return Err(OpenError::NoMode(wrong));
     }
-    let engine = DirectExecution::new(host::abilities(&probe), host::costs(&probe))?;
-    Ok(engine)
+    let mut support = host::support(&probe);
+    support.compat32 |= purpose.force;
+    let costs = host::costs(probe.compat32.speed);
+    Ok(DirectExecution::new(support, costs)?)
 }

@@ -56,7 +56,7 @@ impl From<WorldError> for Fault {
     }
 }
 
-type Verdict = Result<(), Fault>;
+pub(super) type Verdict = Result<(), Fault>;
 
 /// What a check is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,14 +68,17 @@ pub enum Needed {
     Iopl,
     /// For segments with a limit.
     Limits,
+    /// For 16-bit stacks.
+    Stack16,
 }
 
-type CheckFunction = fn(&mut Lab) -> Verdict;
+/// A check: what it is called, what it is needed for, what it does.
+pub(super) type Named = (&'static str, Needed, fn(&mut Lab) -> Verdict);
 
 /// How many checks there are.
 pub(super) const COUNT: usize = 14;
 
-const CHECKS: [(&str, Needed, CheckFunction); COUNT] = [
+const CHECKS: [Named; COUNT] = [
     ("integer arithmetic and flags", Needed::Always, arithmetic),
     (
         "instructions that 64-bit mode lacks",
@@ -108,11 +111,16 @@ const CHECKS: [(&str, Needed, CheckFunction); COUNT] = [
     ("an endless loop is interrupted", Needed::Always, kick),
 ];
 
-/// Runs all checks. After an error of the vCPU the remaining ones fail.
+/// Runs all checks of 32-bit code.
 pub(super) fn all(lab: &mut Lab) -> Vec<Check> {
+    run(lab, &CHECKS)
+}
+
+/// Runs checks. After an error of the vCPU the remaining ones fail.
+pub(super) fn run(lab: &mut Lab, named: &[Named]) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::new();
     let mut dead = None;
-    for (name, needed, check) in CHECKS {
+    for &(name, needed, check) in named {
         let outcome = match &dead {
             Some(error) => Outcome::Wrong(format!("not run: {error}")),
             None => match check(lab) {
@@ -135,7 +143,11 @@ pub(super) fn all(lab: &mut Lab) -> Vec<Check> {
     checks
 }
 
-fn expect<T: PartialEq + std::fmt::LowerHex>(what: &str, found: T, wanted: T) -> Verdict {
+pub(super) fn expect<T: PartialEq + std::fmt::LowerHex>(
+    what: &str,
+    found: T,
+    wanted: T,
+) -> Verdict {
     if found == wanted {
         return Ok(());
     }

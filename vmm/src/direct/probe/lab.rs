@@ -29,6 +29,10 @@ pub(in crate::direct) mod selector {
     pub(in crate::direct) const BASED: u16 = 0x2B;
     /// Data with base [`super::WRAP_BASE`] and no limit.
     pub(in crate::direct) const WRAPPING: u16 = 0x33;
+    /// 16-bit code with base [`super::CODE`] and a limit of 64 KiB.
+    pub(in crate::direct) const CODE16: u16 = 0x3B;
+    /// Data with a 16-bit stack pointer and no limit.
+    pub(in crate::direct) const STACK16: u16 = 0x43;
 }
 /// Base of the segment that is not flat.
 pub(in crate::direct) const SEGMENT_BASE: u32 = DATA + 0x100;
@@ -37,6 +41,10 @@ pub(in crate::direct) const SEGMENT_LIMIT: u32 = 0x3F;
 
 /// Base of a segment in which every useful offset goes past 4 GiB.
 pub(in crate::direct) const WRAP_BASE: u32 = 0xFFFF_F000;
+
+/// D/B and the executable bit of a descriptor.
+const SIZE_32: u64 = 1 << 54;
+const EXECUTABLE: u64 = 1 << 43;
 
 /// Bytes of guest memory.
 const RAM_BYTES: u64 = 64 << 10;
@@ -84,6 +92,10 @@ impl Lab {
         gdt(selector::DATA, Descriptor(0x00CF_F300_0000_FFFF));
         gdt(selector::BASED, data(SEGMENT_BASE, SEGMENT_LIMIT, false));
         gdt(selector::WRAPPING, data(WRAP_BASE, 0xF_FFFF, true));
+        let code16 = data(CODE, 0xFFFF, false).0 & !SIZE_32 | EXECUTABLE;
+        gdt(selector::CODE16, Descriptor(code16));
+        let stack16 = data(STACK & !0xFFFF, 0xF_FFFF, true).0 & !SIZE_32;
+        gdt(selector::STACK16, Descriptor(stack16));
         Ok(Self { world })
     }
 

@@ -1,6 +1,7 @@
 //! Finds out what this host's KVM is good for, by running small guests on it.
 
 mod checks;
+mod checks16;
 mod extras;
 pub(in crate::direct) mod lab;
 mod measure;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::kvm::SetupError;
+use super::world::WorldError;
 pub use checks::{Check, Needed, Outcome};
 pub use extras::Extras;
 use lab::Lab;
@@ -37,43 +39,111 @@ pub struct Compat32 {
     pub probe_us: u64,
 }
 
+/// What the probe found out about 16-bit code in compatibility mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Compat16 {
+    /// Everything that is needed in any case is right: the mode is used.
+    pub usable: bool,
+    /// A 16-bit stack keeps the upper half of ESP; if not, states with one do not run directly.
+    pub stack16: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+    /// One instruction of a short loop, picoseconds; `None` if it could not be measured.
+    pub instruction_ps: Option<u64>,
+}
+
+/// What the probe found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// 32-bit code in compatibility mode.
+    pub compat32: Compat32,
+    /// 16-bit code in it; `None` where there is no point in looking.
+    pub compat16: Option<Compat16>,
+}
+
 /// The probe as a whole is interrupted after this; on a useful host it takes a few milliseconds.
 const LIMIT: Duration = Duration::from_millis(600);
 
-/// Probes 32-bit code in compatibility mode.
-pub(super) fn compat32() -> Result<Compat32, SetupError> {
+/// A probe that has begun.
+#[derive(Debug)]
+pub(super) struct Started {
+    start: Instant,
+    lab: Lab,
+    /// Ends programs that take too long.
+    watchdog: Watchdog,
+    mapped: Result<(), WorldError>,
+    /// The speed, once it was measured.
+    speed: Option<Option<Speed>>,
+}
+
+/// Begins.
+pub(super) fn start() -> Result<Started, SetupError> {
     let start = Instant::now();
     let mut lab = Lab::new()?;
-    let watchdog = Watchdog::start(lab.world.kicker().clone(), LIMIT);
-    let checks = match lab.map() {
-        Ok(()) => checks::all(&mut lab),
-        Err(error) => vec![Check {
-            name: "page tables",
-            needed: Needed::Always,
-            outcome: Outcome::Wrong(error.to_string()),
-        }],
-    };
-    let right = |needed: Needed| {
-        let mut checks = checks.iter().filter(|check| check.needed == needed);
-        checks.all(|check| !matches!(check.outcome, Outcome::Wrong(_)))
-    };
-    let usable = right(Needed::Always);
-    let mut probe = Compat32 {
-        usable,
-        iopl: right(Needed::Iopl),
-        limits: right(Needed::Limits),
+    Ok(Started {
+        start,
+        watchdog: Watchdog::start(lab.world.kicker().clone(), LIMIT),
+        mapped: lab.map(),
+        lab,
         speed: None,
-        extras: None,
-        checks,
-        probe_us: 0,
-    };
-    if usable {
-        probe.speed = measure::speed(&mut lab).ok();
-        probe.extras = extras::look(&mut lab).ok();
+    })
+}
+
+impl Started {
+    /// The speed. It can be asked for before anything is known to be right; a host on which the
+    /// loops that are measured go wrong has none.
+    pub(super) fn speed(&mut self) -> Option<Speed> {
+        let lab = &mut self.lab;
+        let measured = &self.mapped;
+        *self.speed.get_or_insert_with(|| {
+            measured
+                .as_ref()
+                .ok()
+                .and_then(|()| measure::speed(lab).ok())
+        })
     }
-    drop(watchdog);
-    probe.probe_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(probe)
+
+    /// Checks everything.
+    pub(super) fn finish(mut self) -> Probe {
+        let checks = match &self.mapped {
+            Ok(()) => checks::all(&mut self.lab),
+            Err(error) => vec![Check {
+                name: "page tables",
+                needed: Needed::Always,
+                outcome: Outcome::Wrong(error.to_string()),
+            }],
+        };
+        let usable = right(&checks, Needed::Always);
+        let speed = if usable { self.speed() } else { None };
+        let lab = &mut self.lab;
+        let compat16 = usable.then(|| {
+            let checks = checks16::all(lab);
+            Compat16 {
+                usable: right(&checks, Needed::Always),
+                stack16: right(&checks, Needed::Stack16),
+                instruction_ps: measure::speed16(lab, speed).ok(),
+                checks,
+            }
+        });
+        let extras = if usable { extras::look(lab).ok() } else { None };
+        drop(self.watchdog);
+        let compat32 = Compat32 {
+            usable,
+            iopl: right(&checks, Needed::Iopl),
+            limits: right(&checks, Needed::Limits),
+            checks,
+            speed,
+            extras,
+            probe_us: u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        Probe { compat32, compat16 }
+    }
+}
+
+/// Nothing that is needed for this is wrong.
+fn right(checks: &[Check], needed: Needed) -> bool {
+    let mut checks = checks.iter().filter(|check| check.needed == needed);
+    checks.all(|check| !matches!(check.outcome, Outcome::Wrong(_)))
 }
 
 #[cfg(test)]
@@ -84,8 +154,8 @@ mod tests {
 
     #[test]
     fn the_probe_ends_in_time_and_runs_everything() {
-        let probe = match compat32() {
-            Ok(probe) => probe,
+        let probe = match start() {
+            Ok(started) => started.finish().compat32,
             Err(error) => {
                 eprintln!("SKIPPED: {error}");
                 return;
