@@ -460,3 +460,67 @@ fn an_nmi_is_held_off_by_a_load_of_ss_and_follows_a_debug_trap() {
     assert_eq!(first.vector, 2);
     assert_ne!(first.eip, ORIGIN + 1);
 }
+
+/// Handler of vector 1 in real mode: reports IP and DR6, and turns all breakpoints off.
+fn real_mode_handler(machine: &mut Machine) {
+    const SEGMENT: u16 = 0x3000;
+    let mut a = CodeAssembler::new(16).unwrap();
+    let handler = |a: &mut CodeAssembler| -> Result<(), IcedError> {
+        a.push(bp)?;
+        a.mov(bp, sp)?;
+        a.push(eax)?;
+        a.movzx(eax, word_ptr(bp + 2))?;
+        a.out(0xE0, eax)?;
+        a.mov(eax, dr6)?;
+        a.out(0xE0, eax)?;
+        a.xor(eax, eax)?;
+        a.mov(dr6, eax)?;
+        a.mov(dr7, eax)?;
+        a.pop(eax)?;
+        a.pop(bp)?;
+        a.iret()
+    };
+    handler(&mut a).unwrap();
+    let code = a.assemble(0).unwrap();
+    machine.write(u32::from(SEGMENT) << 4, &code);
+    machine.write(4, &[0, 0]);
+    machine.write(6, &SEGMENT.to_le_bytes());
+}
+
+#[test]
+fn breakpoints_are_linear_addresses_whatever_the_segment() {
+    use translator::state::{Segment, seg};
+    // A base of CS that is no multiple of 4 KiB: pages of EIP and pages of addresses differ.
+    for back in [0, 0x80, 0x7FF] {
+        let mut machine = Machine::new(16, |a| {
+            a.mov(cx, 3)?; // 0
+            let mut top = a.create_label();
+            a.set_label(&mut top)?;
+            a.inc(word_ptr(0x10))?; // 3
+            a.loop_(top)?; // 7
+            a.hlt()
+        });
+        real_mode_handler(&mut machine);
+        let cpu = machine.vcpu.state_mut();
+        cpu.seg[seg::CS] = Segment::real((ORIGIN >> 4) as u16 - back);
+        let start = u32::from(back) << 4;
+        cpu.eip = start;
+        // Units and jump tables are there before the breakpoint is.
+        assert_eq!(machine.run(), Exit::Halted);
+        let cpu = machine.vcpu.state_mut();
+        cpu.eip = start;
+        watch(&mut machine, &[(ORIGIN + 7, EXECUTE, 1)]);
+        assert_eq!(machine.run(), Exit::Halted);
+        let written: Vec<u32> = machine.ports.written.iter().map(|w| w.1 & 0xF00F).collect();
+        let ip = (start + 7) & 0xF00F;
+        assert_eq!(written, [ip, B0], "CS base {back:#x} paragraphs below");
+        let cpu = machine.vcpu.state_mut();
+        cpu.eip = start;
+        machine.ports.written.clear();
+        watch(&mut machine, &[(0x2_0011, WRITE, 1)]);
+        assert_eq!(machine.run(), Exit::Halted);
+        assert_eq!(machine.ports.written[0].1, start + 7);
+        assert_eq!(machine.ports.written.len(), 2, "the handler turned it off");
+        assert_eq!(machine.dword(0x2_0010) & 0xFFFF, 9);
+    }
+}

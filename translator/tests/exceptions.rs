@@ -421,3 +421,26 @@ fn locked_accesses_reach_device_memory_and_cross_cache_lines() {
     assert_eq!(machine.dword(0x303E), 12);
     assert_eq!(machine.gpr(reg::EAX), 7);
 }
+
+#[test]
+fn lock_is_checked_in_real_mode_as_well() {
+    for (code, lockable) in [
+        (&[0xF0, 0x00, 0x07][..], true), // add [bx], al
+        (&[0xF0, 0x8B, 0x07], false),    // mov ax, [bx]
+        (&[0xF0, 0xFA], false),          // cli
+        (&[0xF0, 0xFE, 0xC0], false),    // inc al
+        (&[0xF0, 0xF3, 0xA4], false),    // rep movsb
+    ] {
+        let mut machine = Machine::new(16, |a| {
+            a.db(code)?;
+            a.hlt()
+        });
+        // Vector 6 leads to a HLT at 3000:0000.
+        machine.write(0x3_0000, &[0xF4]);
+        machine.write(24, &[0, 0, 0, 0x30]);
+        assert_eq!(machine.run(), Exit::Halted);
+        let cpu = machine.vcpu.state();
+        let undefined = cpu.linear_eip() == 0x3_0001;
+        assert_eq!(undefined, !lockable, "{code:02x?}");
+    }
+}
