@@ -524,3 +524,18 @@ fn breakpoints_are_linear_addresses_whatever_the_segment() {
         assert_eq!(machine.dword(0x2_0010) & 0xFFFF, 9);
     }
 }
+
+#[test]
+fn an_interrupt_goes_before_the_breakpoint_on_the_next_instruction() {
+    let mut machine = guarded(0, |a| {
+        a.nop()?; // 0
+        a.hlt()
+    });
+    watch(&mut machine, &[(ORIGIN, EXECUTE, 1)]);
+    machine.vcpu.state_mut().eflags |= eflags::IF;
+    machine.ports.interrupt = Some(4);
+    assert_eq!(machine.run(), Exit::InterruptReady);
+    let (mmu, ports) = (&mut machine.mmu, &mut machine.ports);
+    assert_eq!(machine.vcpu.take_interrupt(mmu, ports), Exit::Decide);
+    assert_eq!(run(&mut machine), [(4, 0, 0), (1, 0, B0)]);
+}

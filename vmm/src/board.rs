@@ -11,6 +11,7 @@ use translator::Platform;
 use crate::clock::{Clock, host_tsc};
 use crate::exits::Requests;
 use crate::helper::{Event, Helper, StopReason};
+use crate::nmi::NmiButton;
 use crate::serial::SharedOutput;
 
 /// Devices, clock, helper, serial port.
@@ -82,7 +83,7 @@ impl Board {
     /// Sleeps until the vCPU has a reason to wake up from HLT, or the machine to stop.
     pub fn sleep(&mut self) {
         self.catch_up();
-        while !self.chipset.intr() && !self.attention() && self.stop.is_none() {
+        while !self.chipset.intr() && !self.attention() && !self.nmi && self.stop.is_none() {
             let now = self.clock.now();
             // This thread waits for the deadline itself.
             self.helper.arm(None, now);
@@ -118,6 +119,11 @@ impl Board {
     pub fn take_nmi(&mut self) -> bool {
         self.collect_events();
         std::mem::take(&mut self.nmi)
+    }
+
+    /// The NMI button.
+    pub fn nmi_button(&self) -> NmiButton {
+        self.helper.nmi_button()
     }
 
     /// Something on the board asks for an NMI.
@@ -163,6 +169,7 @@ impl Board {
             Event::Stop(reason) => {
                 self.stop.get_or_insert(reason);
             }
+            Event::Nmi => self.nmi = true,
         }
     }
 

@@ -19,6 +19,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::console::{EscapeKey, HELP, KeyCommand};
 use crate::engine::Kick;
+use crate::nmi::NmiButton;
 
 /// Why somebody outside the guest ends the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub enum Event {
     Input(Vec<u8>),
     /// End the run.
     Stop(StopReason),
+    /// Somebody pressed the NMI button.
+    Nmi,
 }
 
 /// Where the serial port's input comes from.
@@ -98,6 +101,7 @@ struct Shared {
 pub struct Helper {
     shared: Arc<Shared>,
     inbox: Receiver<Event>,
+    button: NmiButton,
     thread: Option<JoinHandle<()>>,
     armed: Option<Nanos>,
 }
@@ -118,6 +122,7 @@ impl Helper {
             waiting: AtomicUsize::new(0),
         });
         let (outbox, inbox) = channel();
+        let button = NmiButton::new(outbox.clone(), kickers.clone());
         let worker = Worker::new(watch, kickers, Arc::clone(&shared), outbox)?;
         let thread = std::thread::Builder::new()
             .name("helper".to_owned())
@@ -125,9 +130,15 @@ impl Helper {
         Ok(Helper {
             shared,
             inbox,
+            button,
             thread: Some(thread),
             armed: None,
         })
+    }
+
+    /// The NMI button, for other threads.
+    pub fn nmi_button(&self) -> NmiButton {
+        self.button.clone()
     }
 
     /// Asks for a kick at `deadline`, in place of the one asked for before.

@@ -18,6 +18,7 @@ pub mod inputs;
 pub mod loader;
 pub mod machine;
 pub mod memory_size;
+pub mod nmi;
 pub mod report;
 mod run_loop;
 pub mod serial;

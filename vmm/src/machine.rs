@@ -21,6 +21,7 @@ use crate::guest::{Guest, GuestError};
 use crate::helper::{Helper, Watch};
 use crate::inputs::DescriptorTables;
 use crate::memory_size::MemorySize;
+use crate::nmi::NmiButton;
 use crate::report::{Counters, Report, SCHEMA, Times, mmu_counters};
 use crate::run_loop::Account;
 use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
@@ -259,8 +260,13 @@ impl Machine {
         self.boot()
     }
 
-    /// Presses the NMI button: the processor gets an NMI whatever the board's ports 61h and 70h say.
-    /// A guest that has halted with interrupts off is woken up by it.
+    /// The NMI button, to be pressed from other threads while the machine runs.
+    pub fn nmi_button(&self) -> NmiButton {
+        self.board.nmi_button()
+    }
+
+    /// Gives the processor an NMI, whatever the board's ports 61h and 70h say, at the start of the next
+    /// [`Machine::run`]. Wakes up a guest that has halted with interrupts off, too.
     pub fn raise_nmi(&mut self) {
         self.vcpu.raise_nmi();
     }

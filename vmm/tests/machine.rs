@@ -205,6 +205,34 @@ fn an_nmi_wakes_a_machine_that_has_halted_for_good() {
 }
 
 #[test]
+fn the_nmi_button_works_while_the_guest_runs_or_sleeps() {
+    // `sti; hlt; jmp $-2`, or a loop without an end; the handler switches off.
+    for (name, code) in [
+        ("halted", &[0xFB, 0xF4, 0xEB, 0xFC][..]),
+        ("running", &FOREVER),
+    ] {
+        let (path, serial) = output(&format!("nmi-{name}"));
+        let config = MachineConfig { serial, ..config() };
+        // A line end, so that the output is written while the guest runs.
+        let mut bytes = [&NMI_VECTOR[..], &print("r\n"), code].concat();
+        bytes.resize(0x80, 0);
+        let guest = guest(&[&bytes, &print("n"), &POWER_OFF, &FOREVER]);
+        let mut machine = Machine::new(config, guest).expect("a machine");
+        let button = machine.nmi_button();
+        let ready = path.clone();
+        let finger = std::thread::spawn(move || {
+            while fs::read(&ready).is_ok_and(|text| text.is_empty()) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            button.press();
+        });
+        assert_eq!(machine.run().expect("power-off"), Ending::PowerOff);
+        finger.join().expect("no panic");
+        assert_eq!(fs::read(path).expect("the output"), b"r\nn", "{name}");
+    }
+}
+
+#[test]
 fn a_bus_error_reaches_the_processor_when_port_70h_lets_it() {
     let (path, serial) = output("nmi-ports");
     let config = MachineConfig {

@@ -95,8 +95,9 @@ impl Engine {
         }
     }
 
-    /// The guest's idea of pointers that the host has noted. What does not lie in translated code
-    /// was loaded by the guest itself and is returned as it is.
+    /// The guest's idea of pointers that the host has noted. What does not lie in the translation cache
+    /// was loaded by the guest itself and is returned as it is; what lies there and belongs to no unit
+    /// any more is forgotten, and shows no host address.
     fn guest_pointers(&self, mmu: &Mmu, host: Pointers) -> Pointers {
         let start = self.cache.code_start();
         // The image holds 32 or 16 bits of the address; the cache is smaller than 4 GiB.
@@ -112,7 +113,15 @@ impl Engine {
             .and_then(|index| self.units.get(index))
             .and_then(|unit| unit.instruction_at(full))
         else {
-            return host;
+            return if self.cache.code_range().contains(&full) {
+                Pointers {
+                    instruction: 0,
+                    opcode: host.opcode,
+                    operand: 0,
+                }
+            } else {
+                host
+            };
         };
         let data_base = self.state().seg[seg::DS].base;
         Pointers {
