@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // process_vm_readv and process_vm_writev
 #![allow(dead_code)] // each test uses its own part
 
+pub(crate) mod history;
 pub(crate) mod model;
 
 use shadow_mmu::{
@@ -175,22 +176,35 @@ pub(crate) fn events(mmu: &mut Mmu) -> Vec<MmuEvent> {
     out
 }
 
+/// What a history is chosen by.
+pub(crate) trait Choices {
+    /// 48 bits of any value.
+    fn next(&mut self) -> u64;
+
+    /// A number below `n`, which is not 0.
+    fn below(&mut self, n: u32) -> u32 {
+        (self.next() % u64::from(n)) as u32
+    }
+
+    /// True once in `n` times.
+    fn one_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+
+    /// There is nothing left to choose from.
+    fn is_done(&self) -> bool {
+        false
+    }
+}
+
 /// xorshift64*: enough for tests, and the same everywhere.
 pub(crate) struct Rng(pub(crate) u64);
 
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
+impl Choices for Rng {
+    fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    pub(crate) fn below(&mut self, n: u32) -> u32 {
-        (self.next() % u64::from(n)) as u32
-    }
-
-    pub(crate) fn one_in(&mut self, n: u32) -> bool {
-        self.below(n) == 0
     }
 }
