@@ -15,6 +15,8 @@ pub const CLEAR_BUSY: u16 = 0xf0;
 pub struct FpuErrorState {
     ferr: bool,
     ignne: bool,
+    /// The latch behind IRQ 13: set by FERR#, cleared by the guest.
+    latched: bool,
 }
 
 /// The coprocessor error latch.
@@ -41,7 +43,7 @@ impl FpuError {
         let rose = asserted && !self.state.ferr;
         self.state.ferr = asserted;
         if rose {
-            self.irq13.set(true);
+            self.latch(true);
         }
         if !asserted {
             // IGNNE# is held until FERR# goes away.
@@ -67,8 +69,13 @@ impl FpuError {
 
     /// Goes back to a saved state.
     pub fn restore(&mut self, state: FpuErrorState) {
-        self.irq13.set(state.ferr && !state.ignne);
+        self.irq13.set(state.latched);
         self.state = state;
+    }
+
+    fn latch(&mut self, set: bool) {
+        self.state.latched = set;
+        self.irq13.set(set);
     }
 }
 
@@ -78,7 +85,7 @@ impl PortDevice for FpuError {
     }
 
     fn port_write(&mut self, _port: u16, _size: AccessSize, _value: u32, _now: Nanos) {
-        self.irq13.set(false);
+        self.latch(false);
         self.state.ignne = self.state.ferr;
     }
 }
@@ -106,6 +113,11 @@ mod tests {
         let saved = latch.state().clone();
         latch.reset();
         assert!(!bank.is_high(13));
+        latch.restore(saved);
+        assert!(bank.is_high(13));
+        // The error goes away, the request stays until the guest clears it.
+        latch.set_ferr(false);
+        let saved = latch.state().clone();
         latch.restore(saved);
         assert!(bank.is_high(13));
     }

@@ -42,6 +42,9 @@ pub(super) struct Counter {
     read_high: bool,
 }
 
+/// The largest count, written as 0 in binary counting.
+const MAX_COUNT: u32 = 1 << 16;
+
 impl Counter {
     /// A counter after power-on: undefined by the data sheet; idle here.
     pub(super) fn new(gate: bool) -> Self {
@@ -55,7 +58,7 @@ impl Counter {
             armed: false,
             load: false,
             running: false,
-            period: 1 << 16,
+            period: MAX_COUNT,
             ce: 0,
             expired: false,
             gate,
@@ -70,9 +73,10 @@ impl Counter {
     /// Brings a deserialized state into the range that a counter can be in.
     pub(super) fn sanitize(&mut self) {
         self.tick = self.tick.min(PIT_CLOCK.ticks_at(Nanos::MAX));
-        self.period = self.period.clamp(1, self.modulus());
-        self.ce = self.ce.min(self.period.max(self.modulus()));
-        if self.mode == Mode::SquareWave {
+        // A control word changes the radix at once, the count only when it is loaded.
+        self.period = self.period.clamp(1, MAX_COUNT);
+        self.ce = self.ce.min(MAX_COUNT);
+        if self.running && self.mode == Mode::SquareWave {
             self.ce = self.ce.min(self.half(self.period).saturating_sub(1));
         }
     }
@@ -96,7 +100,7 @@ impl Counter {
     }
 
     fn modulus(&self) -> u32 {
-        if self.bcd { 10_000 } else { 1 << 16 }
+        if self.bcd { 10_000 } else { MAX_COUNT }
     }
 
     /// The number that CR stands for: 1 to the modulus, 0 being the largest.

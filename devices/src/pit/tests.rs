@@ -403,6 +403,22 @@ fn state_survives_a_round_trip() {
 }
 
 #[test]
+fn a_count_of_the_mode_before_survives_a_round_trip() {
+    let mut b = Bench::new();
+    b.program(0, 2, 50_000);
+    b.tick += 10;
+    b.edges();
+    // Control words for BCD and for mode 3, and no count yet: 50,000 is more than four digits, and more
+    // than half a period.
+    for control in [0x35, 0x36] {
+        b.out(CONTROL, control);
+        let saved = b.pit.state().clone();
+        b.pit.restore(saved.clone());
+        assert_eq!(b.pit.state(), &saved);
+    }
+}
+
+#[test]
 fn random_accesses_do_not_panic() {
     for seed in 0..4 {
         let mut b = Bench::new();
