@@ -15,6 +15,9 @@ use std::ptr::NonNull;
 /// Guest code bytes whose entries share a page of the table.
 const EIPS_PER_PAGE: u64 = 1024;
 
+/// Number of the last guest page.
+const LAST_PAGE: u32 = 0xF_FFFF;
+
 /// One table.
 #[derive(Debug)]
 pub(crate) struct JumpTable {
@@ -93,7 +96,7 @@ impl JumpTable {
     /// Empties the entries for the guest page `page` (EIP / 4096), and for the instructions that
     /// reach into it from the page before.
     pub(crate) fn clear_page(&mut self, page: u32) {
-        let before = page.wrapping_sub(1);
+        let before = page.wrapping_sub(1) & LAST_PAGE;
         if self.pages.contains_key(&before) {
             self.fill(u64::from(before) * 4096 + 4096 - 15, 15);
         }
@@ -102,14 +105,15 @@ impl JumpTable {
         }
     }
 
-    /// Empties the pages in `range`; cheap where they have no entries.
+    /// Empties `count` pages from `first` on, with page 0 behind the last one (linear addresses wrap around,
+    /// and EIP is off by the base of CS); cheap where they have no entries.
     pub(crate) fn clear_pages(&mut self, first: u32, count: u32) {
         if count as usize > self.pages.len() {
             let hit: Vec<u32> = self
                 .pages
                 .keys()
                 .copied()
-                .filter(|page| page.wrapping_sub(first) < count)
+                .filter(|page| page.wrapping_sub(first) & LAST_PAGE < count)
                 .collect();
             for page in hit {
                 self.clear_page(page);
@@ -117,7 +121,7 @@ impl JumpTable {
             self.clear_page(first);
         } else {
             for page in 0..count {
-                self.clear_page(first.wrapping_add(page) & 0xF_FFFF);
+                self.clear_page(first.wrapping_add(page) & LAST_PAGE);
             }
         }
     }
@@ -213,6 +217,24 @@ mod tests {
         assert_eq!(again.address(), address);
         for eip in eips {
             assert_eq!(read(&again, eip), 0, "{eip:#x}");
+        }
+    }
+
+    #[test]
+    fn pages_are_cleared_around_the_end_of_the_address_space() {
+        let mut table = JumpTable::new(0x3_FFFF).expect("address space");
+        let entry = |table: &JumpTable| {
+            // SAFETY: the index is below the number of entries.
+            unsafe { table.entries.as_ptr().add(0x7004).read() }
+        };
+        // By the pages of the range, and by the entries that there are.
+        for count in [24, 1024] {
+            for eip in (4..0x3_0004).step_by(0x1000) {
+                table.set(eip, 1);
+            }
+            assert_eq!(entry(&table), 1);
+            table.clear_pages(0xF_FFF0, count);
+            assert_eq!(entry(&table), 0, "{count} pages");
         }
     }
 
