@@ -4,6 +4,7 @@ pub mod bzimage;
 pub mod compare;
 pub mod console;
 pub mod differential;
+pub mod fuzz;
 pub mod generate;
 pub mod guests;
 pub mod hwvirt;
