@@ -71,6 +71,23 @@ fn real_mode_and_ports() {
     assert_eq!(machine.ports.written, [(0x80, 0xE8)]);
 }
 
+/// Encodings that became ENDBR32, RDSSPD and CLDEMOTE later are NOPs to the models here.
+#[test]
+fn reserved_nops() {
+    let mut machine = Machine::new(32, |a| {
+        a.endbr32()?;
+        a.mov(eax, 5)?;
+        a.rdsspd(eax)?;
+        a.cldemote(byte_ptr(0xFFFF_FFFFu32))?;
+        a.prefetcht0(byte_ptr(0xA_0000))?;
+        a.add(eax, 1)?;
+        a.hlt()
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EAX), 6);
+    assert_eq!(machine.ports.memory, []);
+}
+
 #[test]
 fn device_memory_and_x87() {
     let mut machine = Machine::new(32, |a| {

@@ -2,6 +2,7 @@
 
 use super::asm::{Asm, Mem, Reg, host};
 use super::features::{DECODER_OPTIONS, needs_osfxsr, strip_prefixes};
+use super::length::exceeds_limit;
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
 use crate::state::reg;
@@ -319,6 +320,9 @@ impl Builder<'_> {
         if last > self.t.code_limit || (last < insn.ip32() && self.t.code_limit != u32::MAX) {
             return Ok(self.callout_end(CalloutKind::CodeLimit));
         }
+        if insn.is_invalid() && self.is_too_long(insn) {
+            return Ok(self.callout_end(CalloutKind::CodeLimit));
+        }
         let missing =
             !self.source.supports(insn) || (!self.t.mode.xmm_enabled() && needs_osfxsr(insn));
         if insn.is_invalid() || missing {
@@ -341,6 +345,12 @@ impl Builder<'_> {
         }
         self.emit_fpu_check(insn);
         self.emit_identity(insn)
+    }
+
+    fn is_too_long(&self, insn: &Instruction) -> bool {
+        let offset = insn.ip32().wrapping_sub(self.t.eip) as usize;
+        let code = self.t.code.get(offset..).unwrap_or_default();
+        exceeds_limit(code, self.t.mode.bitness(), DECODER_OPTIONS)
     }
 
     /// Records a place where the code just emitted calls Rust.

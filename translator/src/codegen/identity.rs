@@ -85,13 +85,8 @@ impl Builder<'_> {
         match insn.mnemonic() {
             Mnemonic::Lea => return self.lea(insn),
             Mnemonic::Xlatb => return Ok(self.xlat(insn)),
-            Mnemonic::Prefetchnta
-            | Mnemonic::Prefetcht0
-            | Mnemonic::Prefetcht1
-            | Mnemonic::Prefetcht2
-            | Mnemonic::Prefetch
-            | Mnemonic::Prefetchw => return Ok(After::Continue),
-            // Multi-byte NOPs have a memory operand that is never accessed.
+            // Multi-byte NOPs and prefetches, which are reserved NOPs to the decoder, have a memory
+            // operand that is never accessed.
             Mnemonic::Nop | Mnemonic::Reservednop => return Ok(After::Continue),
             Mnemonic::Fnstenv
             | Mnemonic::Fstenv

@@ -9,6 +9,7 @@ mod fpu;
 mod identity;
 pub(crate) mod inventory;
 pub(crate) mod layout;
+mod length;
 mod memory;
 pub(crate) mod mode;
 mod stack;
@@ -78,7 +79,7 @@ pub enum CalloutKind {
     String,
     /// Raises an exception whatever happens: undefined, or not of this processor.
     Undefined,
-    /// The transfer leaves the code segment's limit.
+    /// The transfer leaves the code segment's limit, or the instruction is too long.
     CodeLimit,
     /// FSAVE, FSTENV, FXSAVE: holds addresses of the last x87 instruction.
     FpuState,
