@@ -126,6 +126,33 @@ pub fn debian_kernel(package: Package) -> Result<PathBuf, GuestError> {
     kernel(&Packages::open()?.unpacked(package)?)
 }
 
+/// Debian's 686 or, with `pae`, its 686-pae kernel, with an `init` that runs every topic of the guest
+/// programs in `program` (see [`guest_programs`](crate::guest_programs)), prints [`PASSED`] and
+/// powers off.
+///
+/// # Errors
+///
+/// When a package cannot be fetched or the RAM disk cannot be written.
+pub fn debian_programs(pae: bool, program: &Path) -> Result<Guest, GuestError> {
+    let (package, name) = if pae {
+        (Package::Linux686Pae, "debian-686-pae-programs")
+    } else {
+        (Package::Linux686, "debian-686-programs")
+    };
+    let packages = Packages::open()?;
+    let mut initrd = busybox(&packages.unpacked(Package::BusyboxI386)?)?;
+    initrd.file("init", 0o755, include_bytes!("../guests/programs.sh"));
+    initrd.file("programs", 0o755, &read(program)?);
+    Ok(Guest {
+        kernel: kernel(&packages.unpacked(package)?)?,
+        initrd: store(name, initrd)?,
+        append: "console=ttyS0",
+        memory: "128M",
+        qemu: "qemu-system-i386",
+        qemu_options: &[],
+    })
+}
+
 /// Debian's unmodified 64-bit kernel, with a busybox system and the modules `modules` in the order
 /// to insert them in, listed in `/modules/list`. `fill` adds the rest, `init` included.
 ///

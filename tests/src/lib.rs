@@ -6,6 +6,7 @@ pub mod console;
 pub mod differential;
 pub mod fuzz;
 pub mod generate;
+pub mod guest_programs;
 pub mod guests;
 pub mod hwvirt;
 pub mod initrd;
