@@ -172,7 +172,7 @@ impl Mmu {
         let (role, root) = match space.kind {
             SpaceKind::Flat { .. } => return Some(flat(linear)),
             SpaceKind::User { root, role } => (role, Some(u64::from(root))),
-            SpaceKind::Supervisor { root, role } if slot == self.active.supervisor => (
+            SpaceKind::Supervisor { root, role, .. } if slot == self.active.supervisor => (
                 role,
                 root.map(u64::from)
                     .or(self.paging.map(|p| u64::from(p.root))),

@@ -127,7 +127,7 @@ pub struct Mmu {
     pub(crate) next_generation: u32,
     /// Roles under which every root has its own supervisor space.
     pub(crate) split_roles: Vec<Role>,
-    /// CR3 loads in a row at which most of the shared supervisor space was wrong.
+    /// CR3 loads at which most of every shared supervisor space was wrong, less the others.
     pub(crate) mismatches: u32,
     // Output.
     pub(crate) events: Vec<MmuEvent>,

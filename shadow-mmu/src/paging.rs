@@ -3,13 +3,32 @@
 use crate::mmu::{Active, Mmu};
 use crate::space::{Space, SpaceKind};
 use crate::traces::{TableUse, Trace};
-use crate::walk::{A, D, P, Paging, Role, Tables, U};
+use crate::walk::{A, D, Entry, P, Paging, Role, Tables, U};
 use crate::{MmuEvent, PagingRegs, Privilege, SpaceId, UserRegions};
 
 /// Populated regions below which a shared supervisor space tells nothing about the guest.
 const FEW_REGIONS: usize = 2;
-/// Mismatching CR3 loads in a row after which each root gets its own supervisor space.
+/// By how much mismatching CR3 loads have to outnumber the others until each root gets its own supervisor space.
 const MISMATCH_LIMIT: u32 = 8;
+/// Groups of roots that have a supervisor space each. Two, for page-table isolation: the roots that the kernel runs on, and
+/// those that user code runs on, which map next to nothing of the kernel.
+const GROUPS: u8 = 2;
+
+/// Where a root differs from what a supervisor space was filled from.
+#[derive(Default)]
+struct Differences {
+    populated: usize,
+    regions: Vec<u32>,
+    /// Directory entries that agree, but have never been used.
+    unaccessed: Vec<Entry>,
+}
+
+impl Differences {
+    /// Enough was filled to tell, and most of it is different.
+    fn are_most(&self) -> bool {
+        self.populated > FEW_REGIONS && self.regions.len() * 2 > self.populated
+    }
+}
 
 impl Mmu {
     /// Takes over the paging registers. Cheap when nothing that matters has changed.
@@ -86,16 +105,40 @@ impl Mmu {
         } else {
             self.register_directories(user, &paging);
         }
+        self.activate_supervisor(&paging);
+    }
+
+    /// Makes the supervisor space active whose content agrees best with the root, and brings it in line.
+    fn activate_supervisor(&mut self, paging: &Paging) {
         let own = self.split_roles.contains(&paging.role);
-        let kind = SpaceKind::Supervisor {
+        let kind = |group| SpaceKind::Supervisor {
             root: own.then_some(paging.root),
             role: paging.role,
+            group: if own { 0 } else { group },
         };
-        let (supervisor, cached) = self.find_or_make(kind);
-        self.active.supervisor = supervisor;
+        let group = self.spaces.get(self.active.user).map_or(0, |s| s.group);
+        let (slot, cached) = self.find_or_make(kind(group));
+        self.active.supervisor = slot;
+        let mut found = cached
+            .then(|| self.compare_supervisor(slot, paging))
+            .flatten();
+        if !own && found.as_ref().is_some_and(Differences::are_most) {
+            let group = (group + 1) % GROUPS;
+            let (slot, cached) = self.find_or_make(kind(group));
+            let other = cached
+                .then(|| self.compare_supervisor(slot, paging))
+                .flatten();
+            if !other.as_ref().is_some_and(Differences::are_most) {
+                self.active.supervisor = slot;
+                found = other;
+                if let Some(user) = self.spaces.get_mut(self.active.user) {
+                    user.group = group;
+                }
+            }
+        }
         self.activated(paging.role.contains(Role::WP));
-        if cached {
-            self.compare_supervisor(supervisor, &paging);
+        if let Some(found) = found {
+            self.empty_differing(found, paging);
         }
     }
 
@@ -300,47 +343,48 @@ impl Mmu {
         self.retag(slot);
     }
 
-    /// Empties the regions of a supervisor space in which the root now loaded differs from what it was filled from.
-    fn compare_supervisor(&mut self, slot: u8, paging: &Paging) {
-        let Some(space) = self.spaces.get(slot) else {
-            return;
-        };
+    /// Compares the root now loaded with what a supervisor space was filled from. Nothing where they are known to agree.
+    fn compare_supervisor(&self, slot: u8, paging: &Paging) -> Option<Differences> {
+        let space = self.spaces.get(slot)?;
         let agreed = Some((space.id, space.regions.version));
         if self
             .spaces
             .get(self.active.user)
             .is_some_and(|user| user.agrees_with == agreed)
         {
-            return;
+            return None;
         }
         let tables = self.tables();
-        let mut populated = 0;
-        let (mut differ, mut unaccessed) = (Vec::new(), Vec::new());
+        let mut found = Differences::default();
         for (region, recorded) in space.regions.iter() {
-            populated += 1;
+            found.populated += 1;
             let entry = paging.directory_entry(tables, region);
             // Write access through a large page depends on its dirty bit.
             let clean = paging.is_large(recorded) && recorded & !entry.value & D != 0;
             if !entry.cacheable || clean || (entry.value ^ recorded) & !(A | D) != 0 {
-                differ.push(region);
+                found.regions.push(region);
             } else if entry.value & A == 0 {
-                unaccessed.push(entry);
+                found.unaccessed.push(entry);
             }
         }
-        if populated > FEW_REGIONS {
-            if differ.len() * 2 > populated {
-                self.mismatches += 1
-            } else {
-                self.mismatches = 0
-            }
+        Some(found)
+    }
+
+    /// Empties the regions of the active supervisor space in which the root now loaded is different.
+    fn empty_differing(&mut self, found: Differences, paging: &Paging) {
+        let slot = self.active.supervisor;
+        if found.are_most() {
+            self.mismatches += 1;
+        } else if found.populated > FEW_REGIONS {
+            self.mismatches = self.mismatches.saturating_sub(1);
         }
         // What stays mapped may be accessed without a walk, so its accessed bit is set now; a processor may do so as well, when
         // it walks the tables ahead of the program.
-        for entry in unaccessed {
+        for entry in found.unaccessed {
             self.set_table_bits(entry, A);
         }
-        self.stats.supervisor_regions_dropped += differ.len() as u64;
-        for region in differ {
+        self.stats.supervisor_regions_dropped += found.regions.len() as u64;
+        for region in found.regions {
             self.zap_region(slot, region);
         }
         let agreed = self

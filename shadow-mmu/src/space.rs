@@ -13,8 +13,12 @@ pub(crate) enum SpaceKind {
     Flat { a20: bool },
     /// The U = 1 pages of one root, with the user's rights. CR0.WP is no part of the role.
     User { root: u32, role: Role },
-    /// The U = 0 pages (with CR0.WP = 0 all pages) with the supervisor's rights: of all roots, or of one.
-    Supervisor { root: Option<u32>, role: Role },
+    /// The U = 0 pages (with CR0.WP = 0 all pages) with the supervisor's rights: of all roots of a group, or of one root.
+    Supervisor {
+        root: Option<u32>,
+        role: Role,
+        group: u8,
+    },
 }
 
 impl SpaceKind {
@@ -436,6 +440,8 @@ pub(crate) struct Space {
     /// The supervisor space (and the version of its record) that this user space's root was last found to agree with; none if
     /// a directory was written since.
     pub(crate) agrees_with: Option<(SpaceId, u64)>,
+    /// The group of roots whose supervisor mappings agree, as far as is known, that this user space's root is in.
+    pub(crate) group: u8,
     /// [`crate::UserRegions::flags`] of its root, if computed.
     pub(crate) user_regions: Option<Box<[bool; 256]>>,
 }
@@ -456,6 +462,7 @@ impl Space {
             pdptes: [0; 4],
             directories: Vec::new(),
             agrees_with: None,
+            group: 0,
             user_regions: None,
         }
     }

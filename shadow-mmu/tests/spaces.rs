@@ -103,7 +103,7 @@ fn a_differing_kernel_half_is_noticed() {
 #[test]
 fn kernels_that_share_nothing_get_a_supervisor_space_each() {
     let mut m = mmu(16);
-    let roots = [0x10_0000u32, 0x11_0000];
+    let roots = [0x10_0000u32, 0x11_0000, 0x12_0000, 0x13_0000];
     for (i, &root) in (0u32..).zip(&roots) {
         for k in 0..8 {
             let linear = 0x8000_0000 + k * 0x40_0000;
@@ -114,13 +114,13 @@ fn kernels_that_share_nothing_get_a_supervisor_space_each() {
     }
     m.set_paging(paging(roots[0]));
     let mut quiet = 0;
-    for turn in 0..40u32 {
-        m.load_cr3(roots[(turn % 2) as usize]);
+    for turn in 0..60u32 {
+        m.load_cr3(roots[(turn % 4) as usize]);
         let maps = m.stats().mmaps;
         for k in 0..8 {
             access(&mut m, 0x8000_0000 + k * 0x40_0000, WRITE, turn << 8 | k);
             assert_eq!(
-                get32(&m, 0x40_0000 + (turn % 2 * 8 + k) * 0x1000),
+                get32(&m, 0x40_0000 + (turn % 4 * 8 + k) * 0x1000),
                 turn << 8 | k
             );
         }
@@ -131,6 +131,51 @@ fn kernels_that_share_nothing_get_a_supervisor_space_each() {
         };
     }
     assert!(quiet > 10, "still refilling after {quiet} quiet turns");
+    m.audit().unwrap();
+}
+
+/// Each process has two roots: the kernel's, and one for user code that maps a single region of the kernel, the one with
+/// the code that changes roots. Both kinds keep their supervisor mappings when they alternate.
+#[test]
+fn isolated_page_tables_keep_both_supervisor_spaces() {
+    const REGIONS: u32 = 8;
+    const REGION: u32 = 0x40_0000;
+    let mut m = mmu(16);
+    let kernel = |process: u32| 0x10_0000 + process * 0x2000;
+    let isolated = |process: u32| kernel(process) + 0x1000;
+    for k in 0..REGIONS {
+        let table = 0x20_0000 + k * 0x1000;
+        put32(&mut m, table, (0x40_0000 + k * 0x1000) | P | W);
+        for process in 0..3 {
+            let entry = 0x200 * 4 + k * 4;
+            put32(&mut m, kernel(process) + entry, table | P | W);
+            if k == 0 {
+                put32(&mut m, isolated(process) + entry, table | P | W);
+            }
+        }
+    }
+    m.set_paging(paging(kernel(0)));
+    let turn = |m: &mut Mmu, process| {
+        m.load_cr3(kernel(process));
+        for k in 0..REGIONS {
+            access(m, 0x8000_0000 + k * REGION, WRITE, k);
+        }
+        m.load_cr3(isolated(process));
+        access(m, 0x8000_0000, WRITE, 7);
+        assert_eq!(access(m, 0x8000_0000 + REGION, READ, 0), None);
+    };
+    for process in 0..3 {
+        turn(&mut m, process);
+    }
+    let before = m.stats().clone();
+    for round in 0..30 {
+        turn(&mut m, round % 3);
+    }
+    assert_eq!(
+        m.stats().supervisor_regions_dropped,
+        before.supervisor_regions_dropped
+    );
+    assert_eq!(m.stats().mmaps, before.mmaps);
     m.audit().unwrap();
 }
 
