@@ -98,7 +98,7 @@ fn compare_by(
             .find(|each| each.is_about(name, hosts))
             .map(|each| each.right);
         let expected = match (right, theirs, hosts) {
-            (Some(Right::Manual(text)), ..) => Some(text),
+            (Some(Right::Text(text)), ..) => Some(text),
             (Some(Right::Qemu), Some(text), _) | (None, Some(text), None) => Some(text),
             (Some(Right::Native), _, Some(text)) | (None, None, Some(text)) => Some(text),
             (Some(Right::Qemu | Right::Native), ..) => None,
