@@ -150,7 +150,7 @@ pub fn debian_programs(pae: bool, program: &Path) -> Result<Guest, GuestError> {
         append: "console=ttyS0 no_timer_check panic=-1",
         memory: "128M",
         qemu: "qemu-system-i386",
-        qemu_options: &[],
+        qemu_options: &["-cpu", "coreduo"],
     })
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// The processor model, by the name that both know.
+/// The processor model, that of [`guests::Guest::qemu_options`].
 const MODEL: &str = "coreduo";
 
 /// The executable and what it prints on the host, once for all tests.
@@ -72,11 +72,7 @@ fn check(pae: bool, program: &Path, native: Option<&Output>) {
         "{}",
         ours.stderr
     );
-    let theirs = programs::installed("qemu-system-i386").then(|| {
-        let mut command = programs::qemu_run(&guest);
-        command.args(["-cpu", MODEL]);
-        run(command)
-    });
+    let theirs = programs::installed("qemu-system-i386").then(|| run(programs::qemu_run(&guest)));
     let qemu = theirs.as_ref().map(|end| Output::parse(&end.stdout));
     let result = guest_programs::compare(&Output::parse(&ours.stdout), qemu.as_ref(), native);
     say(&format!(
