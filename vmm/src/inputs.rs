@@ -57,7 +57,8 @@ impl DescriptorTables {
             stack_16: !state.seg[seg::SS].is_big(),
             paging: state.cr0 & cr0::PG != 0,
             long_mode_visible: descriptors && (self.gdt.visible || self.ldt.visible),
-            replay_pending: replay,
+            // While FERR# is asserted the translator looks at each x87 instruction.
+            replay_pending: replay || state.ferr,
             cs: state.seg[seg::CS].selector,
             eip: state.eip,
             eflags: state.eflags,

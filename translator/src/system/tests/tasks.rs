@@ -135,6 +135,15 @@ fn the_trap_bit_raises_a_debug_exception() {
 }
 
 #[test]
+fn a_switch_turns_local_breakpoints_off() {
+    // Intel SDM vol. 3B, section 17.2.4: L0 to L3 and LE; G0 to G3 and GE stay.
+    let mut m = two_tasks();
+    m.cpu.dr[7] = 0xFFFF_07FF;
+    assert_eq!(m.run_any(&far(0xEA, sel::TSS_B)), Ok(Flow::Switched));
+    assert_eq!(m.cpu.dr[7], 0xFFFF_06AA);
+}
+
+#[test]
 fn faults_before_the_switch_leave_everything() {
     let jump = far(0xEA, sel::TSS_B);
     for (entry, expected) in [
