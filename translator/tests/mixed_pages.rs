@@ -176,3 +176,101 @@ fn new_code_among_the_data() {
         assert_eq!(machine.dword(u64::from(ORIGIN) + 0x80) & 0xFFFF, 100);
     }
 }
+
+/// No host fault in the steady state; leaving translated code is allowed.
+#[track_caller]
+fn does_not_fault(machine: &mut Machine, rounds: u32) -> Left {
+    let warm = run(machine, 20);
+    assert!(warm.faults < 60, "{warm:?} to learn");
+    let steady = run(machine, rounds);
+    assert_eq!(steady.faults, 0, "{steady:?}");
+    steady
+}
+
+#[test]
+fn a_patched_immediate() {
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.mov(byte_ptr(0x11), cl)?;
+            a.jmp(0x10u64)
+        }),
+        (0x10, &|a| {
+            a.mov(al, 0)?;
+            a.add(bl, al)?;
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+    ]);
+    machine.vcpu.state_mut().gpr[reg::EBX] = 0;
+    does_not_fault(&mut machine, 5_000);
+    let expected: u32 = (1..=20u32).chain(1..=5_000).sum();
+    assert_eq!(machine.gpr(reg::EBX) & 0xFF, expected & 0xFF);
+}
+
+/// As EXEPACK and LZEXE do: a routine at the end of a segment writes the program in front of it, byte
+/// by byte and by repetitions, and enters it.
+#[test]
+fn a_program_is_unpacked_and_run_in_its_own_segment() {
+    let mut machine = program(&[
+        // The packed program, DI bytes further down when it runs: INC AX, 3000 times, and HLT.
+        (0x3000, &|a| {
+            a.cld()?;
+            a.mov(dx, cx)?;
+            let mut again = a.create_label();
+            let mut bytes = a.create_label();
+            a.set_label(&mut again)?;
+            a.mov(si, 0x3080)?;
+            a.mov(di, 0x100)?;
+            a.mov(cx, 16)?;
+            a.set_label(&mut bytes)?;
+            a.lodsb()?;
+            a.stosb()?;
+            a.mov(byte_ptr(di), 0x90u32)?;
+            a.loop_(bytes)?;
+            a.mov(si, 0x100)?;
+            a.mov(cx, 0x2E00)?;
+            a.rep().movsb()?;
+            a.mov(byte_ptr(di), 0xC3u32)?; // ret
+            a.xor(ax, ax)?;
+            a.call(0x100u64)?;
+            a.dec(dx)?;
+            a.jne(again)?;
+            a.hlt()
+        }),
+        (0x3080, &|a| a.db(&[0x40; 16])),
+        (0x00, &|a| a.jmp(0x3000u64)),
+    ]);
+    does_not_fault(&mut machine, 50);
+    assert_eq!(machine.gpr(reg::EAX) & 0xFFFF, 0x2E10);
+}
+
+/// A handler called by INT in each round, with frames on a stack beside the code.
+#[test]
+fn interrupt_frames_beside_code() {
+    let mut machine = program(&[
+        (0x00, &|a| {
+            a.mov(sp, 0x200)?;
+            a.int(0x60)?;
+            a.dec(cx)?;
+            a.jne(0u64)?;
+            a.hlt()
+        }),
+        (0x80, &|a| {
+            a.push(ax)?;
+            a.mov(ax, word_ptr(0x90))?;
+            a.inc(ax)?;
+            a.mov(word_ptr(0x90), ax)?;
+            a.pop(ax)?;
+            a.iret()
+        }),
+    ]);
+    let vector = [0x80, 0, (ORIGIN >> 4) as u8, (ORIGIN >> 12) as u8];
+    machine.mmu.write_phys(0x60 * 4, &vector).unwrap();
+    machine
+        .mmu
+        .write_phys(u64::from(ORIGIN) + 0x90, &[0; 2])
+        .unwrap();
+    does_not_fault(&mut machine, 5_000);
+    assert_eq!(machine.dword(u64::from(ORIGIN) + 0x90) & 0xFFFF, 5_020);
+}

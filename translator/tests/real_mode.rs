@@ -529,3 +529,43 @@ fn selectors_of_fs_and_gs_reach_memory() {
     assert_eq!(machine.gpr(reg::ESI) & 0xFFFF, 0x14);
     assert_eq!(machine.gpr(reg::ECX), 0);
 }
+
+#[test]
+fn loads_of_data_segments_stay_in_translated_code() {
+    let mut machine = machine(|a| {
+        let mut top = a.create_label();
+        a.mov(cx, 1000)?;
+        a.set_label(&mut top)?;
+        a.push(ds)?;
+        a.mov(ax, 0x2100)?;
+        a.mov(es, ax)?;
+        a.mov(word_ptr(0x10).es(), cx)?;
+        a.lds(si, dword_ptr(0x20).es())?;
+        a.mov(dx, word_ptr(si))?;
+        a.lfs(ebx, fword_ptr(0x28).es())?;
+        a.pop(gs)?;
+        a.push(gs)?;
+        a.pop(ds)?;
+        a.loop_(top)?;
+        a.hlt()
+    });
+    let far = [
+        0x04, 0x00, 0x00, 0x22, 0, 0, 0, 0, 0x78, 0x56, 0x34, 0x12, 0x00, 0x23,
+    ];
+    machine.mmu.write_phys(DATA + 0x1020, &far).unwrap();
+    machine.mmu.write_phys(0x2_2004, &[0xCD, 0xAB]).unwrap();
+    halts(&mut machine);
+    assert_eq!(machine.dword(DATA + 0x1010) & 0xFFFF, 1);
+    assert_eq!(machine.gpr(reg::EDX) & 0xFFFF, 0xABCD);
+    assert_eq!(machine.gpr(reg::EBX), 0x1234_5678);
+    let cpu = machine.vcpu.state();
+    for (index, selector) in [
+        (seg::DS, 0x2000),
+        (seg::ES, 0x2100),
+        (seg::FS, 0x2300),
+        (seg::GS, 0x2000),
+    ] {
+        assert_eq!(cpu.seg[index], Segment::real(selector));
+    }
+    assert_eq!(machine.vcpu.stats().callouts.total(), 1, "the HLT");
+}

@@ -53,13 +53,14 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
         _ => None,
     };
     if let Some(kind) = by_operands {
-        return Some((kind, None));
+        return Some((kind, load_condition(kind, code)));
     }
     let op = code.op_code();
     let segment_pop =
         insn.mnemonic() == Mnemonic::Pop && op.op_count() == 1 && is_segment_operand(code);
     if segment_pop {
-        return Some((CalloutKind::SegmentLoad, None));
+        let kind = CalloutKind::SegmentLoad;
+        return Some((kind, load_condition(kind, code)));
     }
     let sometimes = match insn.mnemonic() {
         Mnemonic::Cli => Some((CalloutKind::Sensitive, "CPL above 0")),
@@ -96,7 +97,17 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
     ) {
         return Some((CalloutKind::Decimal, None));
     }
-    callout_kind(insn).map(|kind| (kind, None))
+    callout_kind(insn).map(|kind| (kind, load_condition(kind, code)))
+}
+
+/// Where loads of segment registers are callouts.
+fn load_condition(kind: CalloutKind, code: Code) -> Option<&'static str> {
+    let stack = matches!(
+        code,
+        Code::Popw_SS | Code::Popd_SS | Code::Lss_r16_m1616 | Code::Lss_r32_m1632
+    );
+    (kind == CalloutKind::SegmentLoad && !stack)
+        .then_some("protected mode, SS, segments of real mode that are not 64 KiB")
 }
 
 fn is_segment_operand(code: Code) -> bool {

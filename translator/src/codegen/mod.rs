@@ -12,6 +12,7 @@ pub(crate) mod layout;
 mod length;
 mod memory;
 pub(crate) mod mode;
+mod paragraph;
 mod stack;
 mod string;
 pub(crate) mod system;

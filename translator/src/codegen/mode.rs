@@ -109,7 +109,13 @@ impl Mode {
             } else if !real && (index == seg::FS || index == seg::GS) {
                 SegmentClass::Based
             } else {
-                SegmentClass::of(segment)
+                match SegmentClass::of(segment) {
+                    // Left over from protected mode: a load would change more than selector and base.
+                    SegmentClass::Limit64K if real && !cpu.is_paragraph(segment) => {
+                        SegmentClass::Limited
+                    }
+                    class => class,
+                }
             };
             bits |= (class as u32) << (3 * index);
         }

@@ -104,7 +104,14 @@ impl Builder<'_> {
         if insn.op0_kind() == OpKind::Register {
             let register = insn.op0_register();
             if register.is_segment_register() {
-                return Ok(Some(self.callout(CalloutKind::SegmentLoad)));
+                if !self.loads_paragraph(register.number()) {
+                    return Ok(Some(self.callout(CalloutKind::SegmentLoad)));
+                }
+                let slot = self.slot(0, 2, Use::Read);
+                self.asm.load(2, host::R11, slot.mem);
+                self.load_paragraph(register.number());
+                self.move_stack(size as i32);
+                return Ok(Some(After::Continue));
             }
             let slot = self.slot(0, size, Use::Read);
             if register.full_register32() == Register::ESP {

@@ -110,6 +110,9 @@ impl Builder<'_> {
             }
             _ => {}
         }
+        if self.emit_paragraph_load(insn) {
+            return Ok(Some(After::Continue));
+        }
         let Some(kind) = callout_kind(insn) else {
             return Ok(None);
         };

@@ -5,7 +5,7 @@ use super::event::{Exception, vector};
 use super::operand::segment_index;
 use super::stack::Frame;
 use super::{Flow, System, decimal};
-use crate::state::{InterruptShadow, Rights, Segment, eflags, seg};
+use crate::state::{CpuState, InterruptShadow, Rights, Segment, eflags, seg};
 use iced_x86::{Code, Instruction, OpKind, Register};
 
 /// Rights of a data segment of real mode.
@@ -30,6 +30,22 @@ impl Segment {
             limit: 0,
             rights: Rights::UNUSABLE,
         }
+    }
+}
+
+/// What real mode keeps of a segment's rights when it loads the register.
+const REAL_KEEPS: Rights = Rights::BIG.union(Rights::GRANULARITY).union(Rights::AVL);
+
+impl CpuState {
+    /// In real mode or virtual-8086 mode: a load of a data segment register that holds `segment` changes
+    /// nothing but its selector and its base.
+    pub(crate) fn is_paragraph(&self, segment: &Segment) -> bool {
+        let rights = if self.virtual_8086() {
+            segment.rights == V86_RIGHTS
+        } else {
+            segment.rights.difference(REAL_KEEPS) == REAL_RIGHTS
+        };
+        rights && segment.limit == 0xFFFF
     }
 }
 
@@ -74,12 +90,11 @@ impl System<'_> {
         } else {
             Segment::real(selector)
         };
-        let keep = Rights::BIG | Rights::GRANULARITY | Rights::AVL;
         let expand_down =
             old.rights.contains(Rights::DOWN_CONFORMING) && !old.rights.contains(Rights::CODE);
         if !v86 && !old.rights.contains(Rights::UNUSABLE) && !expand_down {
             register.limit = old.limit;
-            register.rights = REAL_RIGHTS | (old.rights & keep);
+            register.rights = REAL_RIGHTS | (old.rights & REAL_KEEPS);
         }
     }
 
