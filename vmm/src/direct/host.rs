@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::host_cpu::HostCpu;
 use super::kvm::{self, SetupError};
-use super::probe::{self, Check, Compat16, Compat32, Needed, Outcome, Probe, Speed};
+use super::probe::{self, Check, Compat16, Compat32, Legacy, Needed, Outcome, Probe, Speed};
 
 /// Version of the JSON form of [`HostReport`].
 const SCHEMA: u32 = 1;
@@ -70,6 +70,28 @@ pub struct Mode {
     pub description: &'static str,
     /// Does it run?
     pub verdict: Verdict,
+    /// One instruction of a short loop, picoseconds; `None` if it was not measured.
+    pub instruction_ps: Option<u64>,
+    /// Direct execution can use it.
+    pub used: bool,
+}
+
+impl Mode {
+    /// A mode that is only reported.
+    fn reported(name: &'static str, description: &'static str, found: Option<Legacy>) -> Mode {
+        let ps = found.as_ref().and_then(|found| found.instruction_ps);
+        Mode {
+            name,
+            description,
+            verdict: match found.map(|found| found.wrong) {
+                None => Verdict::Unavailable,
+                Some(None) => Verdict::Works,
+                Some(Some(wrong)) => Verdict::Fails(wrong),
+            },
+            instruction_ps: ps,
+            used: false,
+        }
+    }
 }
 
 /// Does a mode run on this host?
@@ -94,14 +116,20 @@ pub fn host_report() -> HostReport {
         (None, Some(_)) => Verdict::NotProbed,
         (None, None) => Verdict::Unavailable,
     };
-    let mode = |name, description, checks| Mode {
+    let mode = |name, description, checks, instruction_ps| Mode {
         name,
         description,
         verdict: verdict(checks),
+        instruction_ps,
+        used: true,
     };
+    let ready = probe.is_some();
     let compat32 = probe.as_ref().map(|probe| &probe.compat32.checks[..]);
     let compat16 = probe.as_ref().and_then(|probe| probe.compat16.as_ref());
+    let ps16 = compat16.and_then(|probe| probe.instruction_ps);
     let compat16 = compat16.map(|probe| &probe.checks[..]);
+    let speed = probe.as_ref().and_then(|probe| probe.compat32.speed);
+    let ps32 = speed.map(|speed| speed.instruction_ps);
     HostReport {
         schema: SCHEMA,
         cpu: HostCpu::look(),
@@ -110,12 +138,26 @@ pub fn host_report() -> HostReport {
             .and_then(|text| text.trim().parse().ok()),
         kvm,
         modes: vec![
-            mode("compat32", "32-bit ring 3 in compatibility mode", compat32),
-            mode("compat16", "16-bit ring 3 in compatibility mode", compat16),
-            mode("legacy32", "32-bit ring 3 in legacy protected mode", None),
-            mode("v86", "virtual-8086 mode", None),
+            mode(
+                "compat32",
+                "32-bit ring 3 in compatibility mode",
+                compat32,
+                ps32,
+            ),
+            mode(
+                "compat16",
+                "16-bit ring 3 in compatibility mode",
+                compat16,
+                ps16,
+            ),
+            Mode::reported(
+                "legacy32",
+                "32-bit ring 3 in legacy protected mode",
+                ready.then(probe::legacy32),
+            ),
+            Mode::reported("v86", "virtual-8086 mode", ready.then(probe::v86)),
         ],
-        costs: costs(probe.as_ref().and_then(|probe| probe.compat32.speed)),
+        costs: costs(speed),
         support: probe.as_ref().map_or(HostSupport::NONE, support),
         compat16: probe.as_ref().and_then(|probe| probe.compat16.clone()),
         compat32: probe.map(|probe| probe.compat32),
@@ -230,12 +272,18 @@ impl fmt::Display for HostReport {
         writeln!(f, "direct execution by mode")?;
         for mode in &self.modes {
             let verdict = match &mode.verdict {
-                Verdict::Works => "works",
+                Verdict::Works if mode.used => "works",
+                Verdict::Works => "works, not used",
                 Verdict::Fails(_) => "fails, not used",
                 Verdict::Unavailable => "no KVM",
-                Verdict::NotProbed => "not probed yet, not used",
+                Verdict::NotProbed => "not probed, not used",
             };
-            writeln!(f, "  {:<9} {:<40} {verdict}", mode.name, mode.description)?;
+            write!(f, "  {:<9} {:<40} {verdict}", mode.name, mode.description)?;
+            match (mode.instruction_ps, &mode.verdict) {
+                (Some(ps), _) => writeln!(f, ", {:.2} ns an instruction", ps as f64 / 1000.0)?,
+                (None, Verdict::Fails(wrong)) if !mode.used => writeln!(f, ": {wrong}")?,
+                (None, _) => writeln!(f)?,
+            }
         }
         if let Some(probe) = &self.compat32 {
             write_compat32(f, probe)?;
@@ -281,11 +329,7 @@ fn write_checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
 
 fn write_compat16(f: &mut fmt::Formatter<'_>, probe: &Compat16) -> fmt::Result {
     writeln!(f, "compat16")?;
-    write_checks(f, &probe.checks)?;
-    if let Some(ps) = probe.instruction_ps {
-        writeln!(f, "  an instruction   {:.2} ns", ps as f64 / 1000.0)?;
-    }
-    Ok(())
+    write_checks(f, &probe.checks)
 }
 
 fn write_compat32(f: &mut fmt::Formatter<'_>, probe: &Compat32) -> fmt::Result {

@@ -4,6 +4,7 @@ mod checks;
 mod checks16;
 mod extras;
 pub(in crate::direct) mod lab;
+mod legacy;
 mod measure;
 mod native;
 mod watchdog;
@@ -17,6 +18,7 @@ use super::world::WorldError;
 pub use checks::{Check, Needed, Outcome};
 pub use extras::Extras;
 use lab::Lab;
+pub use legacy::Legacy;
 pub use measure::Speed;
 use watchdog::Watchdog;
 
@@ -59,6 +61,16 @@ pub struct Probe {
     pub compat32: Compat32,
     /// 16-bit code in it; `None` where there is no point in looking.
     pub compat16: Option<Compat16>,
+}
+
+/// Looks at 32-bit ring 3 in legacy protected mode, which direct execution does not use.
+pub(super) fn legacy32() -> Legacy {
+    legacy::legacy32()
+}
+
+/// Looks at virtual-8086 mode, which direct execution does not use.
+pub(super) fn v86() -> Legacy {
+    legacy::v86()
 }
 
 /// The probe as a whole is interrupted after this; on a useful host it takes a few milliseconds.
