@@ -58,10 +58,14 @@ pub enum OpenError {
 pub struct Purpose {
     /// Use what the probe found wrong as well.
     pub force: bool,
-    /// Only if it can be faster than translated code. Where it cannot, that is found out before the
-    /// longer part of the probe.
+    /// Only if it can be faster than translated code. Where it clearly cannot, that is found out
+    /// before the longer part of the probe.
     pub must_pay: bool,
 }
+
+/// Translated code takes this much of the time of direct execution, or less: no error of measurement
+/// on a busy host makes that much, so that the policy need not be asked.
+const HOPELESS: f64 = 0.5;
 
 /// Probes the host and sets up direct execution on it. The machine's MMU must be made with
 /// `mirror_edits` and with its table pool at [`TABLE_POOL_BASE`].
