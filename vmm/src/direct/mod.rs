@@ -79,7 +79,7 @@ pub fn open(purpose: Purpose) -> Result<DirectExecution, OpenError> {
         && let Some(speed) = probe.speed()
         && host::costs(Some(speed))
             .speed_ratio()
-            .is_none_or(|ratio| ratio <= 1.0)
+            .is_none_or(|ratio| ratio < HOPELESS)
     {
         return Err(OpenError::Slow {
             direct_ps: speed.instruction_ps,
