@@ -102,6 +102,12 @@ pub const DIFFERENCES: &[Difference] = &[
         reason: "INT1 is a trap; QEMU has no such instruction, and hypervisors report it as a fault",
     },
     Difference {
+        lines: &["signals/sysexit"],
+        native_has: "trap 6",
+        right: Right::Qemu,
+        reason: "AMD's processors have no SYSEXIT in long mode",
+    },
+    Difference {
         lines: &["signals/lock_mov"],
         native_has: "trap 6",
         right: Right::Native,
