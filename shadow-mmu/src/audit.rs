@@ -142,7 +142,7 @@ impl Mmu {
                 "{at}: writable though {frame:?}"
             );
             ensure!(
-                !self.traces.is_traced(leaf_page(entry)),
+                !self.traces.is_guarded(leaf_page(entry)),
                 "{at}: writable though traced"
             );
         }
@@ -383,7 +383,7 @@ impl Mmu {
         );
         for chunk in (0..self.ram.pages()).step_by(512) {
             let any =
-                (chunk..(chunk + 512).min(self.ram.pages())).any(|p| self.traces.is_traced(p));
+                (chunk..(chunk + 512).min(self.ram.pages())).any(|p| self.traces.is_guarded(p));
             ensure!(
                 self.traces.any_in_chunk(chunk) == any,
                 "wrong count of traces around page {chunk:#x}"

@@ -4,8 +4,8 @@ use crate::fill::LeafSpec;
 use crate::mmu::Mmu;
 use crate::phys::Frame;
 use crate::pool::{ENTRIES, bits, leaf_page};
-use crate::space::Space;
-use crate::walk::{A, D, P, U, W, XD};
+use crate::space::{Space, SpaceKind};
+use crate::walk::{A, D, P, Paging, U, W, XD};
 use crate::window::WINDOW_PAGES;
 
 impl Mmu {
@@ -239,6 +239,48 @@ impl Mmu {
         }
     }
 
+    /// What a page-table entry lets be mapped without a bit of it being set: it is present and accessed.
+    fn legal_already(
+        &self,
+        paging: &Paging,
+        kind: SpaceKind,
+        pde: u64,
+        pte: u64,
+    ) -> Option<LeafSpec> {
+        let legal = pte & (P | A) == P | A
+            && pte & paging.reserved_in_table() == 0
+            && kind.holds(pde & pte & U != 0);
+        legal.then(|| LeafSpec {
+            kind,
+            gpa: paging.page_address(pte),
+            may_write: kind.writable(pde & pte & W != 0) && pte & D != 0,
+            no_execute: paging.execute_disabled(pde | pte),
+            extent: false,
+        })
+    }
+
+    /// The guest has written a present and accessed page-table entry of the user space that is loaded: enters
+    /// the page. Its window follows when it is next handed out, by at most one call where it has the page.
+    pub(crate) fn prefill(&mut self, slot: u8, region: u32, index: u32, pte: u64) {
+        let (Some(paging), Some(space)) = (self.paging, self.spaces.get(slot)) else {
+            return;
+        };
+        if slot != self.active.user || !space.kind.is_user() {
+            return;
+        }
+        let Some(pde) = space.regions.get(region) else {
+            return;
+        };
+        let spec = self
+            .legal_already(&paging, space.kind, pde, pte)
+            .filter(|spec| matches!(self.map.lookup(spec.gpa), Frame::Ram(_)));
+        if let Some(spec) = spec {
+            self.stats.prefilled += 1;
+            let page = region * paging.geometry().region_pages() + index;
+            self.install(slot, page, spec);
+        }
+    }
+
     fn install_neighbour(&mut self, slot: u8, page: u32, host: u32, like: u64) -> bool {
         let (Some(paging), Some(space)) = (self.paging, self.spaces.get(slot)) else {
             return false;
@@ -258,20 +300,11 @@ impl Mmu {
         } else {
             u64::from(self.ram.load_u32(table, index))
         };
-        let kind = space.kind;
-        let legal = pte & (P | A) == P | A
-            && pte & paging.reserved_in_table() == 0
-            && kind.holds(pde & pte & U != 0)
-            && self.map.lookup(paging.page_address(pte)) == Frame::Ram(host);
-        if !legal {
+        let Some(spec) = self
+            .legal_already(&paging, space.kind, pde, pte)
+            .filter(|spec| self.map.lookup(spec.gpa) == Frame::Ram(host))
+        else {
             return false;
-        }
-        let spec = LeafSpec {
-            kind,
-            gpa: paging.page_address(pte),
-            may_write: kind.writable(pde & pte & W != 0) && pte & D != 0,
-            no_execute: paging.execute_disabled(pde | pte),
-            extent: false,
         };
         let entry = self.compose(Frame::Ram(host), spec);
         if (entry ^ like) & bits::RW != 0 {

@@ -46,6 +46,19 @@ impl Mmu {
             }
         };
         let resolved = placed.resolved;
+        let placed = match self.former_table(resolved) {
+            Some(page) if access.is_write() => {
+                if !self.traces.former_faulted(page) {
+                    self.stats.trapped_faults += 1;
+                    self.stats.traced_faults += 1;
+                    return FaultOutcome::Trapped(resolved);
+                }
+                self.end_former(page);
+                // Once more, for a shadow entry that can be written.
+                self.translate(linear, access).unwrap_or(placed)
+            }
+            _ => placed,
+        };
         let mappable = match resolved.target {
             PhysTarget::Ram => !(access.is_write() && resolved.traced),
             PhysTarget::Rom => !access.is_write(),
@@ -76,6 +89,10 @@ impl Mmu {
         match self.translate(linear, access) {
             Err(fault) => FaultOutcome::PageFault(fault),
             Ok(Placed { resolved, slot }) => {
+                if let Some(page) = self.former_table(resolved).filter(|_| access.is_write()) {
+                    self.end_former(page);
+                    return self.shadow_fault(linear, access);
+                }
                 let writable = resolved.target == PhysTarget::Ram && !resolved.traced;
                 let readable = matches!(resolved.target, PhysTarget::Ram | PhysTarget::Rom);
                 let mappable = if access.is_write() {
@@ -148,6 +165,12 @@ impl Mmu {
             }
         };
         Ok(self.resolved(gpa))
+    }
+
+    /// The page that a translation leads to, if it was a page table and is none any more.
+    fn former_table(&self, resolved: Resolved) -> Option<u32> {
+        let page = self.map.lookup_on_bus(resolved.gpa).page()?;
+        self.traces.is_former(page).then_some(page)
     }
 
     fn resolved(&self, gpa: u64) -> Resolved {
@@ -292,7 +315,7 @@ impl Mmu {
     }
 
     /// Makes or updates the shadow entry of a page. Devices and holes get none.
-    fn install(&mut self, slot: u8, page: u32, spec: LeafSpec) {
+    pub(crate) fn install(&mut self, slot: u8, page: u32, spec: LeafSpec) {
         let frame = self.map.lookup(spec.gpa);
         let Some(host_page) = frame.page() else {
             return;
@@ -300,6 +323,9 @@ impl Mmu {
         if spec.extent {
             self.install_extent(slot, page, spec);
             return;
+        }
+        if spec.may_write && spec.kind.is_user() {
+            self.end_former(host_page);
         }
         let wanted = self.compose(frame, spec);
         let Some(space) = self.spaces.get_mut(slot) else {
@@ -330,7 +356,7 @@ impl Mmu {
         let mut entry = u64::from(page) << 12 | bits::P | bits::AD | spec.kind.leaf_us();
         if spec.may_write && ram {
             entry |= bits::MAY_WRITE;
-            if !self.traces.is_traced(page) {
+            if !self.traces.is_guarded(page) {
                 entry |= bits::RW;
             }
         }

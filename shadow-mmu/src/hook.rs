@@ -43,8 +43,7 @@ fn must_zap(old: u64, new: u64) -> bool {
 impl Mmu {
     /// Writes within a page of RAM (or ROM) and follows up on the traces of the page.
     pub(crate) fn write_page(&mut self, page: HostPage, offset: u32, data: &[u8]) {
-        let trace = self.traces.get(page);
-        if trace.is_empty() {
+        if !self.traces.is_traced(page) {
             self.ram.write(page, offset, data);
             return;
         }
@@ -177,12 +176,14 @@ impl Mmu {
             if kind.is_user() && old & P != 0 && new & P == 0 {
                 end |= TableEnd::CLEARED;
             }
-            if old & P == 0 {
-                continue; // nothing is derived from it
-            }
             let page = user.region * geometry.region_pages() + index;
-            if must_zap(old, new) && !self.change_rights(user, kind, page, old, new) {
+            // Nothing is derived from an absent entry.
+            let zap = must_zap(old, new) && !self.change_rights(user, kind, page, old, new);
+            if zap {
                 self.zap_page(user.slot, page);
+            }
+            if zap || old & P == 0 {
+                self.prefill(user.slot, user.region, index, new);
             }
         }
         end

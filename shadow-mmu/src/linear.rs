@@ -1,6 +1,7 @@
 //! Accesses to guest-linear memory by the VMM.
 
 use crate::mmu::Mmu;
+use crate::phys::Frame;
 use crate::pool::{bits, leaf_page};
 use crate::traces::Trace;
 use crate::{
@@ -46,6 +47,16 @@ impl Mmu {
             .ram
             .pointer(page, offset)
             .map_or(AccessPlan::Slow, AccessPlan::Direct))
+    }
+
+    /// A write of translated code at `linear` does not fault for the sake of its page: that is RAM which is mapped
+    /// writable once it is mapped. False where the write is a page fault.
+    pub fn is_plain_write(&mut self, linear: u32, privilege: Privilege) -> bool {
+        let resolved = self.resolve(linear, Access::write(privilege));
+        resolved.is_ok_and(|resolved| {
+            let frame = self.map.lookup_on_bus(resolved.gpa);
+            matches!(frame, Frame::Ram(page) if !self.traces.is_guarded(page))
+        })
     }
 
     /// The host address of the page of RAM at `linear`, for a caller that writes it past the trace because it keeps off the

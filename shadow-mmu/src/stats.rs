@@ -27,6 +27,8 @@ pub struct MmuStats {
     pub fault_around_pages: u64,
     /// Pages mapped because the guest's fault handler had just entered them.
     pub predicted_pages: u64,
+    /// Shadow entries made when the guest wrote its own.
+    pub prefilled: u64,
     /// `mmap` calls that map guest memory.
     pub mmaps: u64,
     /// `mmap` calls that unmap it.

@@ -13,6 +13,12 @@ bitflags::bitflags! {
         const TABLE = 1 << 0;
         /// Code was translated from it.
         const CODE = 1 << 1;
+        /// It was a guest page table until lately, and may well be one again: processes come and go. It stays
+        /// read-only, and nothing depends on it; the second fault on it ends that. (The first is for an
+        /// instruction that fills a page table to be: it learns to write without a fault.)
+        const FORMER = 1 << 2;
+        /// A former page table has met a fault.
+        const FAULTED = 1 << 3;
     }
 }
 
@@ -70,7 +76,7 @@ type PageMap<T> = HashMap<HostPage, T, BuildHasherDefault<PageHasher>>;
 #[derive(Debug)]
 pub(crate) struct Traces {
     flags: Vec<u8>,
-    /// Traced pages in each 2 MiB of memory.
+    /// Guarded pages in each 2 MiB of memory.
     chunks: Vec<u16>,
     uses: PageMap<TableUses>,
 }
@@ -89,43 +95,68 @@ impl Traces {
         Trace::from_bits_retain(self.flags.get(page as usize).copied().unwrap_or(0))
     }
 
+    /// Something depends on the contents of the page.
     #[inline]
     pub(crate) fn is_traced(&self, page: HostPage) -> bool {
+        self.get(page).intersects(Trace::TABLE.union(Trace::CODE))
+    }
+
+    /// The page is mapped read-only everywhere: it is traced, or was.
+    #[inline]
+    pub(crate) fn is_guarded(&self, page: HostPage) -> bool {
         !self.get(page).is_empty()
     }
 
-    /// Some page of the 2 MiB around `page` is traced.
+    /// Some page of the 2 MiB around `page` is guarded.
     pub(crate) fn any_in_chunk(&self, page: HostPage) -> bool {
         self.chunks
             .get((page / 512) as usize)
             .is_some_and(|&n| n != 0)
     }
 
-    /// Adds a reason; true if the page was not traced before.
+    /// Adds a reason; true if the page was not guarded before.
     pub(crate) fn set(&mut self, page: HostPage, why: Trace) -> bool {
         let Some(flags) = self.flags.get_mut(page as usize) else {
             return false;
         };
         let fresh = *flags == 0;
-        *flags |= why.bits();
+        *flags = *flags & !(Trace::FORMER | Trace::FAULTED).bits() | why.bits();
         if fresh && let Some(n) = self.chunks.get_mut((page / 512) as usize) {
             *n += 1;
         }
         fresh
     }
 
-    /// Removes a reason; true if the page is no longer traced and was before.
+    /// Removes a reason; true if the page is no longer guarded and was before. A page table becomes a former one.
     pub(crate) fn clear(&mut self, page: HostPage, why: Trace) -> bool {
         let Some(flags) = self.flags.get_mut(page as usize) else {
             return false;
         };
         let was = *flags != 0;
+        let table = *flags & why.bits() & Trace::TABLE.bits() != 0;
         *flags &= !why.bits();
+        if table && *flags == 0 {
+            *flags = Trace::FORMER.bits();
+        }
         let freed = was && *flags == 0;
         if freed && let Some(n) = self.chunks.get_mut((page / 512) as usize) {
             *n -= 1;
         }
         freed
+    }
+
+    /// A former page table is about to be written to. True if it is to end being one.
+    pub(crate) fn former_faulted(&mut self, page: HostPage) -> bool {
+        let again = self.get(page).contains(Trace::FAULTED);
+        if let Some(flags) = self.flags.get_mut(page as usize) {
+            *flags |= Trace::FAULTED.bits();
+        }
+        again
+    }
+
+    /// The page was a page table, and nothing depends on it now.
+    pub(crate) fn is_former(&self, page: HostPage) -> bool {
+        self.is_guarded(page) && !self.is_traced(page)
     }
 
     pub(crate) fn uses(&self, page: HostPage) -> Option<&TableUses> {

@@ -6,7 +6,7 @@ use crate::ram::HostPage;
 use crate::space::Space;
 use crate::traces::{TableUse, Trace};
 use crate::types::{MmuEvent, Privilege, View};
-use crate::window::Window;
+use crate::window::{Mapped, Window};
 
 /// Why a window has to follow its tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(crate) enum Cause {
 enum Repair {
     Unmap,
     ReadOnly,
+    Writable,
 }
 
 impl Mmu {
@@ -259,13 +260,24 @@ impl Mmu {
                 let Some(mapped) = window.mapped(page) else {
                     continue;
                 };
-                let leaf = tree
-                    .leaf(&self.pool, page)
-                    .filter(|l| leaf_page(l.entry) == mapped.page);
+                let leaf = tree.leaf(&self.pool, page).map(|l| Mapped {
+                    page: leaf_page(l.entry),
+                    writable: l.entry & bits::RW != 0,
+                });
                 let repair = match leaf {
                     None => Repair::Unmap,
-                    Some(l) if mapped.writable && l.entry & bits::RW == 0 => Repair::ReadOnly,
-                    Some(_) => continue,
+                    Some(wanted) if wanted == mapped => continue,
+                    Some(wanted) if wanted.page == mapped.page => match wanted.writable {
+                        false => Repair::ReadOnly,
+                        true => Repair::Writable,
+                    },
+                    Some(wanted) => {
+                        // The guest has put another page there, as it does after a write to a shared one.
+                        let stats = &mut self.stats;
+                        let mapped = window.map(self.ram.file(), page, 1, wanted, stats);
+                        failed = failed.or(mapped.err());
+                        continue;
+                    }
                 };
                 // One call for neighbours; unmapping may run across what is not mapped anyway.
                 if let Some((kind, _, last)) = &mut run
@@ -330,6 +342,13 @@ impl Mmu {
         }
     }
 
+    /// A former page table has been written to as ordinary memory, or is about to be.
+    pub(crate) fn end_former(&mut self, page: HostPage) {
+        if self.traces.is_former(page) {
+            self.clear_trace(page, Trace::FORMER | Trace::FAULTED);
+        }
+    }
+
     /// Ends a reason to trace a page. Write access comes back at the next write to it, if no other reason is left.
     pub(crate) fn clear_trace(&mut self, page: HostPage, why: Trace) {
         if self.traces.clear(page, why) {
@@ -365,8 +384,9 @@ fn repair(
     match run {
         None => Ok(()),
         Some((Repair::Unmap, first, last)) => window.unmap(first, last - first + 1, stats),
-        Some((Repair::ReadOnly, first, last)) => {
-            window.protect(first, last - first + 1, false, stats)
+        Some((kind, first, last)) => {
+            let writable = kind == Repair::Writable;
+            window.protect(first, last - first + 1, writable, stats)
         }
     }
 }

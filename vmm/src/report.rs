@@ -109,6 +109,7 @@ pub fn mmu_counters(stats: &MmuStats) -> Counters {
         pages_mapped,
         fault_around_pages,
         predicted_pages,
+        prefilled,
         mmaps,
         munmaps,
         mprotects,

@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    /// The host address of the operand, and whether it is guest memory itself. `None`: it meets a
+    /// The host address of the operand, and whether translated code can make such an access itself. `None`: it meets a
     /// data breakpoint, and the instruction has to run alone.
     fn host_address(
         &mut self,
@@ -212,7 +212,8 @@ impl Engine {
         let image = insn.mnemonic() == Mnemonic::Fxsave;
         let copy = image || splits_lock(insn, linear, size);
         if !copy && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
-            return Ok(Some((address as u64, true)));
+            let plain = !access.write || mmu.is_plain_write(linear, privilege);
+            return Ok(Some((address as u64, plain)));
         }
         // Field by field: the buffer is borrowed beside the system.
         let bounce = &mut self.bounce;

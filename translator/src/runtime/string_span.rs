@@ -114,6 +114,7 @@ impl Engine {
                 _ => return Span::None,
             };
         }
+        self.string_direct &= !writes || mmu.is_plain_write(destination.linear, privilege);
         let step = if down { size.wrapping_neg() } else { size };
         let host = HostSpan {
             from: from.wrapping_add(source.start),
