@@ -396,3 +396,65 @@ fn an_alias_of_a_code_page_ends_with_its_rights() {
     let table = m.code_page_alias(TABLE, Privilege::Supervisor);
     assert!(table.is_none(), "not mapped");
 }
+
+#[test]
+fn what_the_guest_enters_is_there_without_a_fault() {
+    let mut m = guest();
+    let entry = TABLE + (USER >> 12 & 0x3ff) * 4;
+    assert_eq!(access(&mut m, USER, USER_WRITE, 7), Some(7));
+    // As mprotect does it: cleared first, so that the processor sets no bit meanwhile.
+    m.view(Privilege::Supervisor);
+    let old = get32(&m, entry);
+    let before = m.stats().clone();
+    put32(&mut m, entry, 0);
+    put32(&mut m, entry, old & !W);
+    let base = m.view(Privilege::User).base;
+    assert_eq!(peek(base, USER), Some(7));
+    assert!(!poke(base, USER, 8));
+    // Write access again, then another page, as after a write to a shared one.
+    m.view(Privilege::Supervisor);
+    put32(&mut m, entry, 0);
+    put32(&mut m, entry, old);
+    let base = m.view(Privilege::User).base;
+    assert!(poke(base, USER, 9));
+    m.view(Privilege::Supervisor);
+    put32(&mut m, entry, 0);
+    put32(&mut m, entry, old & 0xfff | 0x60_0000);
+    let base = m.view(Privilege::User).base;
+    assert!(poke(base, USER, 10));
+    assert_eq!(get32(&m, 0x60_0000), 10);
+    let after = m.stats();
+    assert_eq!(after.hidden_faults, before.hidden_faults);
+    assert_eq!(after.munmaps, before.munmaps);
+    assert_eq!(after.prefilled - before.prefilled, 3);
+    // What has not been accessed is not entered: the processor has to set the bit.
+    m.view(Privilege::Supervisor);
+    put32(&mut m, entry, old & !A);
+    assert_eq!(peek(m.view(Privilege::User).base, USER), None);
+    m.audit().unwrap();
+}
+
+#[test]
+fn a_former_page_table_is_written_freely_after_the_second_fault() {
+    let mut m = guest();
+    let (root, table, alias) = (0x11_0000, 0x11_1000, KERNEL + 0x5000);
+    map4k(&mut m, root, table, USER, 0x50_0000 | P | W | U);
+    map4k(&mut m, ROOT, KERNEL_TABLE, alias, table | P | W);
+    m.load_cr3(root);
+    access(&mut m, USER, USER_WRITE, 3);
+    m.load_cr3(ROOT);
+    assert!(matches!(m.handle_fault(alias, WRITE), FaultOutcome::Trapped(r) if r.traced));
+    // The root is used for something else, so nothing depends on the table any more.
+    for i in 0..3 {
+        put32(&mut m, root + 0x800 + i * 4, 0x1234_5000);
+    }
+    assert_eq!(m.stats().roots_given_up, 1);
+    assert!(!m.is_plain_write(alias, Privilege::Supervisor));
+    assert!(matches!(m.handle_fault(alias, WRITE), FaultOutcome::Trapped(r) if !r.traced));
+    m.audit().unwrap();
+    assert_eq!(m.handle_fault(alias, WRITE), FaultOutcome::Filled);
+    assert!(m.is_plain_write(alias, Privilege::Supervisor));
+    assert!(poke(m.view(Privilege::Supervisor).base, alias, 77));
+    assert_eq!(get32(&m, table), 77);
+    m.audit().unwrap();
+}
