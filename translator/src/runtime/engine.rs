@@ -255,10 +255,12 @@ impl Engine {
             let ignore_fpu_error = std::mem::take(&mut self.ignore_fpu_error);
             // In the order of Intel SDM vol. 3A, table 6-2: traps of the instruction before, NMI,
             // interrupts, the breakpoint on the next instruction.
-            if self.state().debug_trap_due()
-                && let Some(exit) = self.debug_trap(mmu, platform)
-            {
-                return exit;
+            if self.state().debug_trap_due() {
+                match self.debug_trap(mmu, platform) {
+                    Some(exit) => return exit,
+                    // The frame may have hit a data breakpoint: due before the handler begins.
+                    None => continue,
+                }
             }
             if single {
                 if self.single_steps != steps_before {

@@ -1,6 +1,7 @@
 //! A vCPU, its memory, and a bus that remembers.
 
 use super::guest::{Guest, RAM};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use shadow_mmu::{Mmu, MmuConfig, PAGE_SIZE, RangeKind};
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -145,7 +146,8 @@ impl Machine {
         };
     }
 
-    /// Goes on one instruction at a time.
+    /// Goes on one instruction at a time. A program that stores the FPU's environment ends the comparison: the
+    /// host's FXSAVE, which separates single instructions, may keep FIP, FDP and FOP or not.
     pub(super) fn step(&mut self, budget: u32) -> End {
         let trace = std::env::var_os("RINGSHIFT_TRACE").is_some();
         for _ in 0..budget {
@@ -156,6 +158,9 @@ impl Machine {
             }
             if let Some(end) = self.take_interrupt() {
                 return end;
+            }
+            if self.stores_fpu_environment() {
+                return End::Budget;
             }
             if let Some(end) = ended(self.vcpu.step(&mut self.mmu, &mut self.bus)) {
                 return end;
@@ -243,6 +248,19 @@ impl Machine {
             }
         }
         text
+    }
+
+    /// The next instruction is one of FNSTENV, FNSAVE and FXSAVE. All views of RAM begin at multiples of 4 MiB.
+    fn stores_fpu_environment(&self) -> bool {
+        let cpu = self.vcpu.state();
+        let at = u64::from(cpu.linear_eip() & 0x3F_FFFF);
+        let mut bytes = [0; 15];
+        let read = self.mmu.read_phys(at, &mut bytes).is_ok();
+        let big = !cpu.real_or_v86() && cpu.seg[seg::CS].is_big();
+        let bits = if big { 32 } else { 16 };
+        let mut decoder = Decoder::new(bits, &bytes, DecoderOptions::NONE);
+        let stores = [Mnemonic::Fnstenv, Mnemonic::Fnsave, Mnemonic::Fxsave];
+        read && stores.contains(&decoder.decode().mnemonic())
     }
 
     /// All of RAM.
