@@ -16,6 +16,9 @@ pub struct VcpuConfig {
     pub count_instructions: bool,
     /// Size of the translation cache in bytes: 1 MiB to 1 GiB, others are brought into this range.
     pub cache_bytes: usize,
+    /// Most bytes of records about translated code, and as many again of jump tables; when there are more, the
+    /// translation cache or the tables are emptied. There are about seven bytes of records for one of the cache.
+    pub record_bytes: usize,
     /// The processor to be.
     pub model: CpuModel,
 }
@@ -26,6 +29,7 @@ impl Default for VcpuConfig {
             strict: false,
             count_instructions: false,
             cache_bytes: 64 << 20,
+            record_bytes: 64 << 20,
             model: CpuModel::default(),
         }
     }
@@ -70,6 +74,7 @@ impl Vcpu {
         let engine = Engine::new(
             state,
             bytes,
+            config.record_bytes,
             config.strict,
             config.count_instructions,
             config.model,

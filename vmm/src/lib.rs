@@ -19,6 +19,7 @@ pub mod loader;
 pub mod machine;
 pub mod memory_size;
 pub mod nmi;
+pub mod memory_use;
 pub mod report;
 mod run_loop;
 pub mod serial;

@@ -22,6 +22,7 @@ use crate::helper::{Helper, Watch};
 use crate::inputs::DescriptorTables;
 use crate::memory_size::MemorySize;
 use crate::nmi::NmiButton;
+use crate::memory_use::MemoryUse;
 use crate::report::{Counters, Report, SCHEMA, Times, mmu_counters};
 use crate::run_loop::Account;
 use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
@@ -339,6 +340,7 @@ impl Machine {
             direct_available: self.has_direct(),
             cpu: self.cpu.name().to_owned(),
             memory_bytes: self.mmu.ram_bytes(),
+            host_memory: MemoryUse::of_this_process().ok(),
             resets: self.account.resets,
             time: Times {
                 total_ns: self.board.now().0,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use shadow_mmu::MmuStats;
 
 use crate::engine::DirectStatistics;
+use crate::memory_use::MemoryUse;
 
 /// The version of [`Report`]'s JSON form. It grows when a field changes its meaning or goes away,
 /// not when one is added.
@@ -65,6 +66,8 @@ pub struct Report {
     pub cpu: String,
     /// Memory of the guest, bytes.
     pub memory_bytes: u64,
+    /// Memory of the host that is in use when the report is made, if the host tells.
+    pub host_memory: Option<MemoryUse>,
     /// Resets that the guest asked for and got.
     pub resets: u64,
     /// Where the time went.

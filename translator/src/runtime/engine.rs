@@ -88,6 +88,8 @@ pub(crate) struct Engine {
     pub(super) logging: bool,
     /// Warnings about unknown model-specific registers that may still be logged.
     pub(super) msr_warnings: u32,
+    /// Most bytes of records of units; and as many of jump tables.
+    pub(super) record_bytes: usize,
 }
 
 /// Most warnings about unknown model-specific registers.
@@ -97,6 +99,7 @@ impl Engine {
     pub(crate) fn new(
         cpu: CpuState,
         cache_bytes: usize,
+        record_bytes: usize,
         strict: bool,
         count: bool,
         model: CpuModel,
@@ -178,6 +181,7 @@ impl Engine {
             fsgsbase: switch::host_has_fsgsbase(),
             logging: false,
             msr_warnings: MSR_WARNINGS,
+            record_bytes,
         })
     }
 

@@ -61,6 +61,11 @@ impl JumpTable {
         self.entries.as_ptr() as u64
     }
 
+    /// Bytes of memory that the table takes, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages.len() * 4096 * size_of::<u32>()
+    }
+
     pub(crate) fn set(&mut self, eip: u32, offset: u32) {
         if u64::from(eip) >= self.count {
             return;

@@ -211,6 +211,7 @@ impl Engine {
             return;
         }
         if !self.code_spaces.contains_key(&key) {
+            self.bound_jump_tables();
             if self.code_spaces.len() >= MAX_CODE_SPACES {
                 self.code_spaces.clear();
             }
@@ -224,6 +225,15 @@ impl Engine {
             }
         }
         self.code_space = Some(key);
+    }
+
+    /// Empties the jump tables when they have become large: misses fill them again.
+    fn bound_jump_tables(&mut self) {
+        let bytes: usize = self.code_spaces.values().map(JumpTable::bytes).sum();
+        if bytes > self.record_bytes {
+            self.stats.tables_emptied += 1;
+            self.code_spaces.values_mut().for_each(JumpTable::clear);
+        }
     }
 
     /// Routes supervisor accesses to user pages: see `AccessHint::UserWindow`.
@@ -292,8 +302,10 @@ impl Engine {
         linear: u32,
         target: PhysTarget,
     ) -> Result<u32, Step> {
-        if self.cache.free() < UNIT_RESERVE {
+        if self.cache.free() < UNIT_RESERVE || self.units.bytes() > self.record_bytes {
             self.flush(mmu);
+        } else if self.units.review_due() {
+            self.bound_jump_tables();
         }
         let page_offset = key.gpa & 0xFFF;
         let in_page = 4096 - page_offset;

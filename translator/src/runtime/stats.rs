@@ -33,8 +33,10 @@ pub struct Stats {
     pub misses: u64,
     /// Units invalidated.
     pub invalidations: u64,
-    /// Times that the whole cache was emptied because it was full.
+    /// Times that the whole cache was emptied because it, or the records about it, were full.
     pub flushes: u64,
+    /// Times that all jump tables were emptied because they took too much memory.
+    pub tables_emptied: u64,
     /// Host faults that left translated code.
     pub host_faults: u64,
     /// Of these, hidden faults: a window was filled.

@@ -70,6 +70,15 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// What the record of the unit takes, about: with its places in the lists and a half-full map.
+    fn bytes(&self) -> usize {
+        size_of::<Unit>()
+            + size_of_val(&*self.instructions)
+            + size_of_val(&*self.sites)
+            + 2 * (size_of::<UnitKey>() + size_of::<u32>())
+            + 2 * size_of::<u64>()
+    }
+
     /// Guest-physical address of an instruction of the unit's page.
     pub(crate) fn gpa_of(&self, insn: &Instruction) -> u32 {
         self.key
@@ -190,9 +199,21 @@ pub(crate) struct Units {
     by_key: FastMap<UnitKey, u32>,
     recent_sites: RecentSites,
     pub(crate) pages: FastMap<u32, CodePage>,
+    /// What the records of the units take, about.
+    bytes: usize,
 }
 
 impl Units {
+    /// Bytes that the records of all units take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True now and then as units are added: time to look at what has grown.
+    pub(crate) fn review_due(&self) -> bool {
+        self.units.len().is_multiple_of(256)
+    }
+
     pub(crate) fn get(&self, index: u32) -> Option<&Unit> {
         self.units.get(index as usize)
     }
@@ -240,6 +261,7 @@ impl Units {
             self.pages.entry(second).or_default().units.push(index);
         }
         self.hosts.push(unit.host);
+        self.bytes += unit.bytes();
         self.units.push(unit);
         index
     }
@@ -327,6 +349,7 @@ impl Units {
             return None;
         }
         let unit = self.units.pop()?;
+        self.bytes -= unit.bytes();
         self.hosts.pop();
         for gfn in [Some(unit.key.gpa >> 12), unit.second_page]
             .into_iter()
@@ -382,6 +405,7 @@ impl Units {
 
     /// Forgets all units, keeps the hints. Returns the pages that were traced.
     pub(crate) fn clear(&mut self) -> Vec<u32> {
+        self.bytes = 0;
         self.units.clear();
         self.hosts.clear();
         self.by_key.clear();
