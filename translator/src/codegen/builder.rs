@@ -1,7 +1,7 @@
 //! The builder of a unit: decodes guest instructions and hands each to its emitter.
 
 use super::asm::{Asm, Mem, Reg, host};
-use super::features::{DECODER_OPTIONS, needs_osfxsr, strip_prefixes};
+use super::features::{DECODER_OPTIONS, is_undefined_start, needs_osfxsr, strip_prefixes};
 use super::length::exceeds_limit;
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
@@ -189,6 +189,7 @@ impl Builder<'_> {
             if insn.is_invalid()
                 && bytes_left < 15
                 && decoder.last_error() == iced_x86::DecoderError::NoMoreBytes
+                && !is_undefined_start(self.code_at(offset))
             {
                 if self.instructions.is_empty() {
                     needs_next_page = self.t.code.len() as u32 == self.t.in_page;
@@ -292,6 +293,12 @@ impl Builder<'_> {
             needs_next_page,
             untranslated,
         }
+    }
+
+    /// The code from an offset in the page on, as far as it is given.
+    fn code_at(&self, offset: u32) -> &[u8] {
+        let start = offset.wrapping_sub(self.t.page_offset) as usize;
+        self.t.code.get(start..).unwrap_or_default()
     }
 
     fn can_decode_at(&self, eip: u32, page_start: u32) -> bool {

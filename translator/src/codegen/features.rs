@@ -3,7 +3,7 @@
 
 use crate::system::CpuModel;
 use crate::system::cpuid::feature;
-use iced_x86::{Code, CpuidFeature, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Code, CpuidFeature, DecoderOptions, Instruction, Mnemonic, OpCodeOperandKind};
 
 /// How the decoder is to read guest code: as processors before 2008 did.
 ///
@@ -36,11 +36,30 @@ pub(crate) fn supports(model: CpuModel, insn: &Instruction) -> bool {
     }
 }
 
-/// True when `insn` needs CR4.OSFXSR: it names an XMM register or MXCSR (Intel SDM vol. 3A, table 13-1). It is #UD
-/// without.
+/// True for code that is undefined whatever follows: LES, LDS and BOUND of a register, POP with an opcode
+/// extension. Later processors find VEX, EVEX and XOP instructions there, and read on.
+pub(crate) fn is_undefined_start(code: &[u8]) -> bool {
+    const PREFIXES: [u8; 11] = [
+        0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3,
+    ];
+    let start = code.iter().position(|byte| !PREFIXES.contains(byte));
+    match start.and_then(|start| code.get(start..)) {
+        Some(&[0xC4 | 0xC5 | 0x62, modrm, ..]) => modrm >= 0xC0,
+        Some(&[0x8F, modrm, ..]) => modrm & 0x38 != 0,
+        _ => false,
+    }
+}
+
+/// True when `insn` needs CR4.OSFXSR: an XMM register or MXCSR takes part in it, or would if its memory
+/// operand were a register (Intel SDM vol. 3A, table 13-1). It is #UD without.
 pub(crate) fn needs_osfxsr(insn: &Instruction) -> bool {
+    use OpCodeOperandKind as K;
     matches!(insn.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr)
-        || (0..insn.op_count()).any(|i| insn.op_register(i).is_xmm())
+        || insn
+            .op_code()
+            .op_kinds()
+            .iter()
+            .any(|kind| matches!(kind, K::xmm_reg | K::xmm_rm | K::xmm_or_mem))
 }
 
 fn has(model: CpuModel, feature: CpuidFeature) -> bool {

@@ -1,6 +1,7 @@
 //! A machine for tests: memory, a vCPU, and ports that only record.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub(crate) mod encode;
 pub(crate) mod guarded;
 
 use iced_x86::IcedError;
