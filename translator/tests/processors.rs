@@ -154,7 +154,7 @@ fn opcodes() -> impl Iterator<Item = (Code, Vec<u8>)> {
                 && (op.mode16() || op.mode32())
                 && op.decoder_option() == 0
                 && !op.fwait()
-                && code != Code::Popw_CS // 0F, the first byte of all that came after the 8086
+                && *code != Code::Popw_CS // 0F, the first byte of all that came after the 8086
         })
         .flat_map(|code| {
             let forms = [true, false].map(|memory| encode::encode(code, ORIGIN, memory));

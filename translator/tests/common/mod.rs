@@ -120,6 +120,15 @@ impl Machine {
         bits: u32,
         program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
     ) -> Machine {
+        Machine::with(VcpuConfig::default(), bits, program)
+    }
+
+    /// The same with a vCPU as `config` says, but strict.
+    pub(crate) fn with(
+        config: VcpuConfig,
+        bits: u32,
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Machine {
         let mut assembler = CodeAssembler::new(bits).unwrap();
         program(&mut assembler).unwrap();
         let code = assembler
@@ -134,7 +143,7 @@ impl Machine {
         let mut vcpu = Vcpu::new(VcpuConfig {
             strict: true,
             count_instructions: bits == 32 && COUNTED.with(std::cell::Cell::get),
-            ..VcpuConfig::default()
+            ..config
         })
         .unwrap();
         let cpu = vcpu.state_mut();
