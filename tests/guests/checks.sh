@@ -55,6 +55,7 @@ check alarm 143 'timeout 1 sleep 100; echo $?'
 check stop 'T S' 'sleep 100 & p=$!; kill -STOP $p; usleep 100000; a=$(awk "{ print \$3 }" /proc/$p/stat); kill -CONT $p; usleep 100000; b=$(awk "{ print \$3 }" /proc/$p/stat); kill -KILL $p; echo $a $b'
 
 # /proc, time and memory.
+holds sse2 'grep -qw sse2 /proc/cpuinfo'
 check cmdline console=ttyS0 'tr " " "\n" </proc/cmdline | grep ^console='
 check cpus 1 'grep -c ^processor /proc/cpuinfo'
 holds maps 'grep -q stack /proc/self/maps'

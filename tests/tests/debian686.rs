@@ -51,11 +51,25 @@ fn boots_passes_its_checks_and_powers_off() {
     eprintln!("Debian 686, scripted: {:.1} s", end.elapsed.as_secs_f64());
 }
 
+/// Most memory that the monitor takes for itself, beside that of the guest.
+const MONITOR_BYTES: u64 = 256 << 20;
+
 #[test]
 fn the_pae_kernel_passes_them_too() {
     let guest = guests::debian_686_pae(Session::Scripted).unwrap_or_else(|error| panic!("{error}"));
-    let end = run(ringshift(&guest));
+    let stats = std::env::temp_dir().join(format!("ringshift-pae-{}.json", std::process::id()));
+    let mut command = ringshift(&guest);
+    command.arg("--stats").arg(&stats);
+    let end = run(command);
     assert_ended(&end, 0, guests::PASSED);
+    assert_ended(&end, 0, "NX (Execute Disable) protection: active");
+    let text = std::fs::read_to_string(&stats).unwrap_or_else(|error| panic!("{error}"));
+    let _ = std::fs::remove_file(&stats);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}"));
+    let memory = |name: &str| report["host_memory"][name].as_u64().expect("a figure");
+    let (monitor, of_guest) = (memory("monitor_bytes"), memory("guest_bytes"));
+    assert!(of_guest > 16 << 20, "{of_guest}: no guest memory was found");
+    assert!(monitor < MONITOR_BYTES, "{monitor}");
     assert!(
         end.stderr.contains("the shadow tables agree"),
         "{}",
@@ -65,6 +79,18 @@ fn the_pae_kernel_passes_them_too() {
         "Debian 686-pae, scripted: {:.1} s",
         end.elapsed.as_secs_f64()
     );
+}
+
+/// As little memory as the kernel, the system and its shell can live in, and as much as a machine can have.
+#[test]
+fn boots_to_a_shell_with_little_and_with_much_memory() {
+    for memory in ["40M", "3G"] {
+        let mut guest = guest(Session::Interactive);
+        guest.memory = memory;
+        let mut command = ringshift(&guest);
+        command.args(["--until", guests::SHELL]);
+        assert_ended(&run(command), 0, guests::SHELL);
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub(crate) struct JumpTable {
     /// Guest pages (EIP / 4096) that have entries, with a bit for each of the four pages of the table that
     /// they take.
     pages: FastMap<u32, u8>,
+    /// Guest pages that have got entries since the memory was last given back; one that was emptied in
+    /// between counts again.
+    touched: usize,
 }
 
 // SAFETY: owns its mapping.
@@ -48,6 +51,7 @@ impl JumpTable {
             entries: mapping.cast(),
             count,
             pages: FastMap::default(),
+            touched: 0,
         })
     }
 
@@ -63,7 +67,7 @@ impl JumpTable {
 
     /// Bytes of memory that the table takes, at most.
     pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * 4096 * size_of::<u32>()
+        self.touched * 4096 * size_of::<u32>()
     }
 
     pub(crate) fn set(&mut self, eip: u32, offset: u32) {
@@ -80,7 +84,9 @@ impl JumpTable {
             entry.write(offset);
         }
         let quarter = u64::from(eip) % 4096 / EIPS_PER_PAGE;
-        *self.pages.entry(eip >> 12).or_default() |= 1 << quarter;
+        let quarters = self.pages.entry(eip >> 12).or_default();
+        self.touched += usize::from(*quarters == 0);
+        *quarters |= 1 << quarter;
     }
 
     /// Empties the table by writing to what was written to, which is less work than giving the memory back
@@ -134,6 +140,7 @@ impl JumpTable {
     /// Empties the table and gives its memory back.
     pub(crate) fn clear(&mut self) {
         self.pages.clear();
+        self.touched = 0;
         // SAFETY: private anonymous memory reads as zero afterwards; the range is the mapping.
         let advised = unsafe {
             madvise(
@@ -183,6 +190,16 @@ impl SpareTables {
             Some(index) => Ok(self.0.swap_remove(index)),
             None => JumpTable::new(limit),
         }
+    }
+
+    /// Bytes of memory that the tables take, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(JumpTable::bytes).sum()
+    }
+
+    /// Gives the tables back.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// Keeps a table that is no longer used.

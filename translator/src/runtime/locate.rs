@@ -1,6 +1,7 @@
 //! From CS:EIP to a unit: the context made ready for the mode, the unit found or translated.
 
 use super::engine::{Engine, Step, UNUSABLE_BASE};
+use super::jump_table::JumpTable;
 use super::units::{Unit, UnitKey, Units};
 use crate::codegen::mode::{Mode, SegmentClass};
 use crate::codegen::{AccessHint, CodeSource, Translation, build, features};
@@ -230,8 +231,9 @@ impl Engine {
     /// Empties the jump tables when they have become large: misses fill them again.
     fn bound_jump_tables(&mut self) {
         let bytes: usize = self.code_spaces.values().map(JumpTable::bytes).sum();
-        if bytes > self.record_bytes {
+        if bytes + self.spare_tables.bytes() > self.record_bytes {
             self.stats.tables_emptied += 1;
+            self.spare_tables.clear();
             self.code_spaces.values_mut().for_each(JumpTable::clear);
         }
     }
