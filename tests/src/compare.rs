@@ -240,7 +240,12 @@ fn compile(program: &str) -> Result<PathBuf, CompareError> {
     };
     let dir = paths::profile_dir().map_err(|error| failed(error.to_string()))?;
     let executable = dir.join(format!("bench-program-{program}"));
-    let partial = dir.join(format!("bench-program-{program}.{}", std::process::id()));
+    // Tests run in parallel: each compiles a file of its own.
+    let partial = dir.join(format!(
+        "bench-program-{program}.{}.{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     let output = Command::new("gcc")
         .args(["-m32", "-march=i686", "-O2", "-static", "-o"])
         .arg(&partial)
