@@ -16,5 +16,6 @@ pub mod native;
 pub mod open_bus;
 pub mod packages;
 pub mod paths;
+pub mod privileged;
 pub mod programs;
 pub mod shell_session;
