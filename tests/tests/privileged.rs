@@ -3,7 +3,6 @@
 //! `RINGSHIFT_CASES=LAR` runs only the cases whose description contains the text, and shows more of
 //! the failures. `RINGSHIFT_BLESS=1` writes `docs/privileged.md` anew.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 use std::{env, fs, thread};
 

@@ -4,8 +4,8 @@ mod common;
 
 use common::guarded::{Report, guarded};
 use common::{Machine, ORIGIN};
-use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use iced_x86::{IcedError, code_asm};
 use translator::Exit;
 use translator::state::{cr0, cr4, eflags, reg};
 
@@ -214,6 +214,44 @@ fn an_x87_exception_is_reported_by_the_next_waiting_instruction() {
         machine.vcpu.state_mut().cr0 = cr0::PE | cr0::NE | cr0::ET;
         assert_eq!(exceptions(&mut machine), [(16, 27, 0)]);
         assert_eq!(machine.gpr(reg::EBX) & 0x80FF, 0x8084, "ES, B and ZE");
+    }
+}
+
+#[test]
+fn wait_reports_a_pending_exception_without_a_usable_fpu_as_well() {
+    const MF: u32 = 16;
+    const NM: u32 = 7;
+    for (bits, vector) in [
+        (cr0::EM, MF),
+        (cr0::EM | cr0::MP, MF),
+        (cr0::TS, MF),
+        (cr0::TS | cr0::EM, MF),
+        (cr0::TS | cr0::MP, NM),
+    ] {
+        for error in [true, false] {
+            let mut machine = guarded(0, |a| {
+                unmask_division(a)?; // 0
+                a.fld1()?; // 17
+                if error {
+                    a.fldz()?; // 19
+                } else {
+                    a.fld1()?;
+                }
+                a.fdivp(st1, st0)?; // 21
+                a.mov(eax, (cr0::PE | cr0::NE | cr0::ET | bits) as i32)?; // 23
+                a.mov(code_asm::cr0, eax)?; // 28
+                a.wait()?; // 31
+                a.ud2()?; // 32
+                a.hlt()
+            });
+            machine.vcpu.state_mut().cr0 = cr0::PE | cr0::NE | cr0::ET;
+            let expected = if error || vector == NM {
+                (vector, 31, 0)
+            } else {
+                (6, 32, 0)
+            };
+            assert_eq!(exceptions(&mut machine), [expected], "CR0 {bits:#x}");
+        }
     }
 }
 

@@ -418,17 +418,11 @@ impl Engine {
         if self.state().cr0 & (cr0::TS | cr0::EM) == 0 {
             return self.run_fpu_alone();
         }
+        if insn.mnemonic() == iced_x86::Mnemonic::Wait {
+            return self.wait_unavailable(insn.next_ip32(), mmu, platform);
+        }
         self.single_steps += 1;
         let em = self.state().cr0 & cr0::EM != 0;
-        if insn.mnemonic() == iced_x86::Mnemonic::Wait {
-            // WAIT looks at TS and MP alone (SDM vol. 2D, WAIT).
-            let both = cr0::TS | cr0::MP;
-            if self.state().cr0 & both == both {
-                return self.raise(mmu, platform, Exception::fault(vector::NM));
-            }
-            self.set_eip(insn.next_ip32());
-            return Step::Boundary;
-        }
         let x87 = insn.cpuid_features().iter().all(|f| {
             use iced_x86::CpuidFeature as F;
             matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::CMOV | F::FXSR)

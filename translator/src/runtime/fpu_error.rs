@@ -32,6 +32,27 @@ impl Engine {
         Step::Leave(Exit::Halted)
     }
 
+    /// WAIT at EIP with CR0.TS or CR0.EM set. For #NM it looks at TS and MP alone, and a pending
+    /// exception it reports whatever EM is (SDM vol. 2D, WAIT; vol. 3A, table 2-2).
+    pub(super) fn wait_unavailable(
+        &mut self,
+        next: u32,
+        mmu: &mut Mmu,
+        platform: &mut dyn Platform,
+    ) -> Step {
+        let cpu = self.state();
+        if cpu.cr0 & cr0::TS != 0 && cpu.cr0 & cr0::MP != 0 {
+            self.single_steps += 1;
+            return self.raise(mmu, platform, Exception::fault(vector::NM));
+        }
+        if cpu.fpu.error_pending() {
+            return self.fpu_error(mmu, platform);
+        }
+        self.single_steps += 1;
+        self.set_eip(next);
+        Step::Boundary
+    }
+
     /// The instruction at EIP uses the FPU while FERR# is asserted.
     pub(super) fn run_fpu_alone(&mut self) -> Step {
         self.slow_next = true;
