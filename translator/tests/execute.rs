@@ -34,19 +34,6 @@ fn loops_calls_and_memory() {
     assert_eq!(machine.gpr(reg::ESP), 0x8000);
 }
 
-/// What a compiler for a later processor puts in front of every function.
-#[test]
-fn endbr32_does_nothing() {
-    let mut machine = Machine::new(32, |a| {
-        a.mov(eax, 5)?;
-        a.endbr32()?;
-        a.inc(eax)?;
-        a.hlt()
-    });
-    assert_eq!(machine.run(), Exit::Halted);
-    assert_eq!(machine.gpr(reg::EAX), 6);
-}
-
 #[test]
 fn real_mode_and_ports() {
     let mut machine = Machine::new(16, |a| {
@@ -75,8 +62,8 @@ fn real_mode_and_ports() {
 #[test]
 fn reserved_nops() {
     let mut machine = Machine::new(32, |a| {
-        a.endbr32()?;
         a.mov(eax, 5)?;
+        a.endbr32()?;
         a.rdsspd(eax)?;
         a.cldemote(byte_ptr(0xFFFF_FFFFu32))?;
         a.prefetcht0(byte_ptr(0xA_0000))?;

@@ -84,8 +84,7 @@ fn has(model: CpuModel, feature: CpuidFeature) -> bool {
         F::CMOV => model.has(feature::CMOV),
         F::SEP => model.has(feature::SEP),
         F::FXSR => model.has(feature::FXSR),
-        // ENDBR32 is one of the hint NOPs to every processor that knows nothing of it.
-        F::MULTIBYTENOP | F::CET_IBT => model.has_hint_nops(),
+        F::MULTIBYTENOP => model.has_hint_nops(),
         F::SSE => model.has(feature::SSE),
         F::SSE2 => model.has(feature::SSE2),
         F::CLFSH => model.has(feature::CLFSH),

@@ -3,6 +3,7 @@
 
 pub(crate) mod encode;
 pub(crate) mod guarded;
+pub(crate) mod worlds;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
