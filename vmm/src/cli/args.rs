@@ -159,7 +159,7 @@ pub struct RunArgs {
     )]
     pub append: String,
 
-    /// Memory of the guest: a number of MiB, or with a suffix K, M or G
+    /// Memory of the guest, 2M to 3G: a number of MiB, or with a suffix K, M or G
     #[arg(short, long, value_name = "SIZE", default_value_t = MemorySize::DEFAULT)]
     pub memory: MemorySize,
 
