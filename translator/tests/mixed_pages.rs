@@ -3,23 +3,17 @@
 
 mod common;
 
+use common::worlds::{Part, put};
 use common::{Machine, ORIGIN};
-use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use translator::Exit;
 use translator::state::{Segment, reg};
 
-type Part<'a> = (u16, &'a dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>);
-
 /// A real-mode program in one segment of code, data and stack, as a .COM file is.
 fn program(parts: &[Part<'_>]) -> Machine {
     let mut machine = Machine::new(16, |a| a.nop());
-    for (offset, part) in parts {
-        let mut assembler = CodeAssembler::new(16).unwrap();
-        part(&mut assembler).unwrap();
-        let code = assembler.assemble(u64::from(*offset)).unwrap();
-        let at = u64::from(ORIGIN) + u64::from(*offset);
-        machine.mmu.write_phys(at, &code).unwrap();
+    for part in parts {
+        put(&mut machine, 16, 0, ORIGIN.into(), *part);
     }
     machine.vcpu.state_mut().seg = [Segment::real((ORIGIN >> 4) as u16); 6];
     machine.vcpu.state_mut().gpr[reg::ESP] = 0xFFFE;

@@ -42,7 +42,8 @@ impl World {
     }
 }
 
-fn put(machine: &mut Machine, bits: u32, ip: u32, gpa: u64, part: Part<'_>) {
+/// Writes `part` of a program whose offset 0 is at EIP `ip` and physical address `gpa`.
+pub(crate) fn put(machine: &mut Machine, bits: u32, ip: u32, gpa: u64, part: Part<'_>) {
     let mut assembler = CodeAssembler::new(bits).unwrap();
     (part.1)(&mut assembler).unwrap();
     let code = assembler.assemble(u64::from(ip + part.0)).unwrap();
