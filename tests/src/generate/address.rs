@@ -299,24 +299,7 @@ mod tests {
     fn registers_and_displacement_lead_to_the_chosen_place() {
         let mut rng = Rng::new(1);
         for environment in Environment::ALL {
-            for address in [
-                Address::Base,
-                Address::BaseDisp8,
-                Address::BaseDisp32,
-                Address::Index,
-                Address::BaseIndex,
-                Address::BaseIndexDisp8,
-                Address::BaseIndexDisp32,
-                Address::Absolute,
-                Address::Stack,
-                Address::Frame,
-                Address::Base16,
-                Address::Base16Disp,
-                Address::Pair16,
-                Address::Pair16Disp,
-                Address::Frame16,
-                Address::Absolute16,
-            ] {
+            for address in Address::EXPLICIT {
                 for _ in 0..50 {
                     let mut state = MachineState::new();
                     state.selectors = environment.selectors();

@@ -112,7 +112,7 @@ pub enum Address {
 
 impl Address {
     /// Every way to write a memory operand.
-    const EXPLICIT: [Address; 16] = [
+    pub(super) const EXPLICIT: [Address; 16] = [
         Address::Base,
         Address::BaseDisp8,
         Address::BaseDisp32,

@@ -41,19 +41,10 @@ pub fn compared_flags(subject: &Subject<'_>, defined_by_recording: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::moo::{Case, Register, State};
+    use crate::moo::{Case, Register};
 
     fn undefined(bytes: &[u8], cx: u16) -> u16 {
-        let mut initial = State::default();
-        initial.set(Register::Cx, cx);
-        let case = Case {
-            index: 0,
-            name: String::new(),
-            bytes: bytes.to_vec(),
-            expected: initial.clone(),
-            initial,
-            exception: None,
-        };
+        let case = Case::of(bytes, &[(Register::Cx, cx)], None);
         !compared_flags(&Subject::new(&case), u16::MAX)
     }
 

@@ -123,6 +123,25 @@ pub struct Case {
     pub exception: Option<Exception>,
 }
 
+#[cfg(test)]
+impl Case {
+    /// `bytes` with `registers`, which raises `vector` and leaves everything else as it was.
+    pub(super) fn of(bytes: &[u8], registers: &[(Register, u16)], vector: Option<u8>) -> Case {
+        let mut initial = State::default();
+        for &(register, value) in registers {
+            initial.set(register, value);
+        }
+        Case {
+            index: 0,
+            name: String::new(),
+            bytes: bytes.to_vec(),
+            expected: initial.clone(),
+            initial,
+            exception: vector.map(|vector| Exception { vector }),
+        }
+    }
+}
+
 /// Why a file is not a recording.
 #[derive(Debug, thiserror::Error)]
 pub enum MooError {

@@ -286,7 +286,6 @@ pub fn exclusion(subject: &Subject<'_>) -> Option<&'static Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::moo::{Exception, State};
 
     fn rule(
         bytes: &[u8],
@@ -304,19 +303,7 @@ mod tests {
         vector: Option<u8>,
         ask: impl FnOnce(&Subject<'_>) -> T,
     ) -> T {
-        let mut initial = State::default();
-        for &(register, value) in registers {
-            initial.set(register, value);
-        }
-        let case = Case {
-            index: 0,
-            name: String::new(),
-            bytes: bytes.to_vec(),
-            expected: initial.clone(),
-            initial,
-            exception: vector.map(|vector| Exception { vector }),
-        };
-        ask(&Subject::new(&case))
+        ask(&Subject::new(&Case::of(bytes, registers, vector)))
     }
 
     #[test]
