@@ -13,16 +13,6 @@ struct result {
     uint16_t status; // C3..C0, exception flags
 };
 
-// Values, flags and the denormal flag on lines of their own: emulators differ most in the last.
-static void report(const char *name, const hash_t h[3]) {
-    char text[64];
-    line(name, "%08x", h[0]);
-    snprintf(text, sizeof text, "%s, flags", name);
-    line(text, "%08x", h[1]);
-    snprintf(text, sizeof text, "%s, denormal flag", name);
-    line(text, "%08x", h[2]);
-}
-
 static void add_result(hash_t h[3], const struct result *result, uint16_t mask) {
     h[0] = hash(h[0], result->value, sizeof result->value);
     h[1] = hash32(h[1], result->status & mask & ~DENORMAL);
@@ -44,7 +34,7 @@ static void add_result(hash_t h[3], const struct result *result, uint16_t mask) 
                 add_result(h, &result, mask);                                                                          \
             }                                                                                                          \
         }                                                                                                              \
-        report(name, h);                                                                                               \
+        report_hashes(name, h);                                                                                               \
     } while (0)
 
 static const uint16_t wide = 0x37F;

@@ -34,6 +34,15 @@ hash_t hash(hash_t start, const void *data, size_t size) {
     return start;
 }
 
+void report_hashes(const char *name, const hash_t h[3]) {
+    char text[64];
+    line(name, "%08x", h[0]);
+    snprintf(text, sizeof text, "%s, flags", name);
+    line(text, "%08x", h[1]);
+    snprintf(text, sizeof text, "%s, denormal flag", name);
+    line(text, "%08x", h[2]);
+}
+
 void *map(uintptr_t address, size_t size, int protection) {
     void *got = mmap((void *)address, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     if (got == MAP_FAILED) {

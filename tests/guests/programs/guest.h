@@ -53,6 +53,9 @@ hash_t hash(hash_t start, const void *data, size_t size);
 
 static inline hash_t hash32(hash_t start, uint32_t value) { return hash(start, &value, sizeof value); }
 
+// Prints the hashes of values, of flags and of the denormal flag on lines of their own: emulators differ most in the last.
+void report_hashes(const char *name, const hash_t h[3]);
+
 // Memory at a fixed address, zero.
 void *map(uintptr_t address, size_t size, int protection);
 

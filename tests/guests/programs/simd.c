@@ -19,16 +19,6 @@ static const vector vectors[] = {
     {{0x00000001, 0x7FF00000, 0x00000000, 0x7FF80000}}, // SNaN QNaN
 };
 
-// Values, flags and the denormal flag on lines of their own, as for the x87 unit.
-static void report(const char *name, const hash_t h[3]) {
-    char text[64];
-    line(name, "%08x", h[0]);
-    snprintf(text, sizeof text, "%s, flags", name);
-    line(text, "%08x", h[1]);
-    snprintf(text, sizeof text, "%s, denormal flag", name);
-    line(text, "%08x", h[2]);
-}
-
 #define SSE(name, text, csr)                                                                                           \
     do {                                                                                                               \
         hash_t h[3] = {HASH, HASH, HASH};                                                                              \
@@ -46,7 +36,7 @@ static void report(const char *name, const hash_t h[3]) {
                 h[2] = hash32(h[2], status & 0x02);                                                                    \
             }                                                                                                          \
         }                                                                                                              \
-        report(name, h);                                                                                               \
+        report_hashes(name, h);                                                                                               \
     } while (0)
 
 static const uint32_t usual = 0x1F80;
