@@ -14,7 +14,7 @@ const STEPS: u32 = 600;
 /// Longest code of an input.
 const CODE: usize = 512;
 
-/// The first [`guest::HEADER`] bytes choose the state and edit memory, the rest is code.
+/// The first `guest::HEADER` bytes choose the state and edit memory, the rest is code.
 pub fn run(input: &[u8]) {
     let mut bytes = Bytes::new(input);
     let guest = Guest::choose(&mut bytes);

@@ -2,7 +2,7 @@
 //! processor did: in Ringshift, in QEMU TCG, and natively on the host.
 //!
 //! Every line is `NAME: RESULT`, and what it has to be follows from the two references, see
-//! [`compare`].
+//! [`compare()`].
 
 pub mod build;
 pub mod compare;

@@ -1,6 +1,6 @@
 //! The guest's program: for each case it prepares the world, enters the state of the case, sends what
 //! the exception that ends it finds, and puts the world back. In 32-bit protected mode without paging, above
-//! 1 MiB; the part in real mode is in [`super::real`].
+//! 1 MiB; the part in real mode is in `real`.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{

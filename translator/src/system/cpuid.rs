@@ -1,7 +1,7 @@
 //! Processor models: which instructions, registers and bits exist.
 //!
 //! The models have the names, signatures and features of QEMU's, so that a guest can be compared in both. What CPUID
-//! tells is in [`leaves`].
+//! tells is in `leaves`.
 
 mod leaves;
 
