@@ -1,22 +1,20 @@
 //! Runs the image in Ringshift, in QEMU's TCG and in Bochs.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::case::Case;
 use super::image;
-use crate::console::{Console, ConsoleError};
 use crate::{paths, programs};
 
 /// What ends a report.
 const END: &str = "END";
 
-/// The instructions that QEMU and Bochs run.
-const CROSS_CHECKED: &[&str] = &["CLI", "STI", "PUSHF", "POPF"];
+/// A machine that sends nothing for so long has stopped; for a host that is busy.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Bochs's ROM images.
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
@@ -36,9 +34,6 @@ pub enum Machine {
 /// Why a machine has no report.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A program.
-    #[error(transparent)]
-    Console(#[from] ConsoleError),
     /// A file.
     #[error(transparent)]
     File(#[from] io::Error),
@@ -48,14 +43,15 @@ pub enum RunError {
     /// It does not build.
     #[error(transparent)]
     Build(#[from] programs::BuildError),
-    /// No end in time.
-    #[error("no end of the report within {limit:?}; it ends in {tail:?}")]
-    NoEnd {
-        /// The time limit.
-        limit: Duration,
-        /// Its last characters.
-        tail: String,
-    },
+}
+
+/// What a machine sent.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whole lines.
+    pub text: String,
+    /// It came to the end; otherwise it stopped in the case behind the last line.
+    pub complete: bool,
 }
 
 impl Machine {
@@ -69,16 +65,6 @@ impl Machine {
             Machine::Ringshift => "Ringshift",
             Machine::Qemu => "QEMU",
             Machine::Bochs => "Bochs",
-        }
-    }
-
-    /// Whether it runs a case. QEMU and Bochs run those of the instructions whose differences have
-    /// been explained so far.
-    #[must_use]
-    pub fn checks(self, case: &Case) -> bool {
-        match self {
-            Machine::Ringshift => true,
-            Machine::Qemu | Machine::Bochs => CROSS_CHECKED.contains(&case.instruction),
         }
     }
 
@@ -97,33 +83,43 @@ impl Machine {
     /// # Errors
     ///
     /// [`RunError`].
-    pub fn run(self, payload: &[u8], limit: Duration) -> Result<String, RunError> {
+    pub fn run(self, payload: &[u8]) -> Result<Report, RunError> {
         let scratch = Scratch::new(self)?;
         let directory = &scratch.0;
-        match self {
+        let report = directory.join("report");
+        let kernel = directory.join("kernel");
+        if self != Machine::Bochs {
+            fs::write(&kernel, image::kernel(payload))?;
+        }
+        let mut output = Stdio::null();
+        let mut command = match self {
             Machine::Ringshift => {
-                let kernel = directory.join("kernel");
-                fs::write(&kernel, image::kernel(payload))?;
+                output = Stdio::from(fs::File::create(&report)?);
                 let mut command = Command::new(programs::ringshift_path()?);
                 command
                     .args(["run", "--policy", "translate", "--memory", "40M"])
                     .arg("--kernel")
                     .arg(kernel);
-                talk(command, limit)
+                command
             }
             Machine::Qemu => {
-                let kernel = directory.join("kernel");
-                fs::write(&kernel, image::kernel(payload))?;
                 let mut command = Command::new("qemu-system-i386");
                 command
                     .args(["-accel", "tcg", "-cpu", "coreduo", "-m", "40M"])
                     .args(["-display", "none", "-monitor", "none", "-no-reboot"])
-                    .args(["-nodefaults", "-serial", "stdio", "-kernel"])
+                    .args(["-nodefaults", "-serial", "file:report", "-kernel"])
                     .arg(kernel);
-                talk(command, limit)
+                command
             }
-            Machine::Bochs => bochs(payload, directory, limit),
-        }
+            Machine::Bochs => bochs(payload, directory)?,
+        };
+        let child = command
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()?;
+        follow(Running(child), &report)
     }
 }
 
@@ -158,11 +154,6 @@ impl Drop for Scratch {
     }
 }
 
-fn talk(command: Command, limit: Duration) -> Result<String, RunError> {
-    let mut console = Console::start(command)?;
-    Ok(console.expect(END, limit)?)
-}
-
 /// A child that does not outlive this value.
 struct Running(Child);
 
@@ -173,7 +164,42 @@ impl Drop for Running {
     }
 }
 
-fn bochs(payload: &[u8], directory: &Path, limit: Duration) -> Result<String, RunError> {
+/// Waits until `report` has its end, the machine has ended, or nothing has come for a while.
+fn follow(mut running: Running, report: &Path) -> Result<Report, RunError> {
+    let mut size = 0;
+    let mut heard = Instant::now();
+    loop {
+        let ended = running.0.try_wait()?.is_some();
+        let now = fs::metadata(report).map_or(0, |data| data.len());
+        if now != size {
+            size = now;
+            heard = Instant::now();
+        }
+        let silent = heard.elapsed() > SILENCE;
+        if ended || silent || ends(report, size)? {
+            // What comes before the first line may be anything.
+            let mut text = String::from_utf8_lossy(&fs::read(report)?).into_owned();
+            let complete = text.contains(END);
+            text.truncate(text.rfind('\n').map_or(0, |newline| newline + 1));
+            return Ok(Report { text, complete });
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a report of `size` bytes has its end.
+fn ends(report: &Path, size: u64) -> io::Result<bool> {
+    if size < END.len() as u64 {
+        return Ok(false);
+    }
+    let mut file = fs::File::open(report)?;
+    let mut tail = String::new();
+    file.seek(SeekFrom::Start(size.saturating_sub(16)))?;
+    Ok(file.read_to_string(&mut tail).is_ok() && tail.contains(END))
+}
+
+/// The command that runs Bochs in `directory`.
+fn bochs(payload: &[u8], directory: &Path) -> Result<Command, RunError> {
     let disk = image::disk(payload)?;
     let cylinders = image::cylinders(&disk);
     fs::write(directory.join("disk"), disk)?;
@@ -181,7 +207,7 @@ fn bochs(payload: &[u8], directory: &Path, limit: Duration) -> Result<String, Ru
         "display_library: rfb, options=\"timeout=0\"\n\
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
-         cpu: model=core_duo_t2400_yonah, count=1, ips=1000000, reset_on_triple_fault=0\n\
+         cpu: model=core_duo_t2400_yonah, count=1, ips=1000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
          memory: guest=64, host=64\n\
          ata0-master: type=disk, path=disk, mode=flat, cylinders={cylinders}, heads=16, spt=63\n\
          boot: disk\n\
@@ -197,32 +223,7 @@ fn bochs(payload: &[u8], directory: &Path, limit: Duration) -> Result<String, Ru
     fs::write(directory.join("bochsrc"), configuration)?;
     // Debian's has its debugger built in, which waits for a command.
     fs::write(directory.join("commands"), "continue\n")?;
-    let report = directory.join("report");
-    if report.exists() {
-        fs::remove_file(&report)?;
-    }
-    let child = Command::new("bochs")
-        .args(["-q", "-f", "bochsrc", "-rc", "commands"])
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut running = Running(child);
-    let started = Instant::now();
-    loop {
-        let text = fs::read_to_string(&report).unwrap_or_default();
-        if text.contains(END) {
-            return Ok(text);
-        }
-        let ended = running.0.try_wait()?.is_some();
-        if ended || started.elapsed() > limit {
-            let tail = text.chars().rev().take(200).collect::<Vec<_>>();
-            return Err(RunError::NoEnd {
-                limit,
-                tail: tail.into_iter().rev().collect(),
-            });
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    let mut command = Command::new("bochs");
+    command.args(["-q", "-f", "bochsrc", "-rc", "commands"]);
+    Ok(command)
 }

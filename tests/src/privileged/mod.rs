@@ -18,6 +18,7 @@ pub mod op;
 pub mod outcome;
 mod real;
 pub mod report;
+pub mod sample;
 pub mod world;
 
 use std::sync::LazyLock;

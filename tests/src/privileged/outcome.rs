@@ -15,6 +15,8 @@ pub struct Outcome {
     pub fields: BTreeMap<usize, u32>,
     /// Words of the world that differ, by address.
     pub words: BTreeMap<u32, u32>,
+    /// The machine did not get to the next case.
+    pub stopped: bool,
 }
 
 /// A line of a report is not one.
@@ -67,6 +69,8 @@ fn parse_line(line: &str) -> Option<(usize, Outcome)> {
 /// A value that is not as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
+    /// The machine did not get to the next case.
+    Stopped,
     /// A field.
     Field {
         /// Which.
@@ -90,6 +94,7 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Difference::Stopped => f.write_str("stopped"),
             Difference::Field {
                 field,
                 expected,
@@ -115,6 +120,9 @@ impl Outcome {
     /// How it differs from what is expected.
     #[must_use]
     pub fn differences(&self, case: &Case, expected: &Expected) -> Vec<Difference> {
+        if self.stopped {
+            return vec![Difference::Stopped];
+        }
         let mut differences = Vec::new();
         for field in Field::ALL {
             if case.undefined.contains(&field) {

@@ -1,0 +1,64 @@
+//! Where Bochs differs from the manual, and why.
+
+use super::super::Field;
+use super::super::model::{flag, vector as v};
+use super::Rule;
+
+const fn rule(
+    name: &'static str,
+    reason: &'static str,
+    explains: fn(&super::Subject<'_>) -> bool,
+) -> Rule {
+    Rule {
+        name,
+        reason,
+        everywhere: false,
+        explains,
+    }
+}
+
+pub(super) const RULES: &[Rule] = &[
+    rule(
+        "general detect",
+        "Bochs saves RF clear; SDM vol. 3A, table 17-2: #DB of general detect is a fault, whose image has RF set",
+        |s| s.named("GD") && s.only_bits(Field::Eflags, flag::RF),
+    ),
+    rule(
+        "VME",
+        "the processor modelled there has VME and so CR4.VME and PVI; the one here has not",
+        |s| s.ends(&["MOV to CR"], v::GP, v::UD) && s.named("CR4 = "),
+    ),
+    rule(
+        "MONITOR",
+        "0F 01 C8 is MONITOR on the processor modelled there; the one here has no MONITOR, and #UD is right",
+        |s| s.ends(&["SIDT"], v::UD, v::GP),
+    ),
+    rule(
+        "frame in parts",
+        "Bochs checks each push of an exception's frame on its own, so that a part is written before #SS makes it a double fault; SDM vol. 2A, INT n: the room for the frame is checked first",
+        |s| s.vectors() == (v::DF.into(), v::DF.into()) && s.in_memory(),
+    ),
+    rule(
+        "CALL pushes first",
+        "Bochs pushes the return address before it checks the target against the limit; SDM vol. 2A, CALL: the check comes first",
+        |s| s.ends(&["far CALL"], v::GP, v::GP) && s.in_memory(),
+    ),
+    rule(
+        "IRET in V86",
+        "Bochs takes an EIP beyond 64 KiB from IRETD in virtual-8086 mode and to it; SDM vol. 2A, IRET: #GP at the instruction",
+        |s| s.case.instruction == "IRET" && s.named("to 14230"),
+    ),
+    rule(
+        "absent stack",
+        "Bochs gives #NP for an outer stack segment that is not present; SDM vol. 2A, IRET and RET, and vol. 3A, interrupt 11: #SS",
+        |s| s.ends(&["IRET", "far RET"], v::SS, v::NP) && s.named("stack absent"),
+    ),
+    rule(
+        "failed task",
+        "the SDM leaves open with which stack and level a #TS is delivered when the new task's LDT, CS or SS is bad (vol. 3A, interrupt 10); Bochs goes by CPL 3 and takes the inner stack, or the old one, here SS is not usable and a double fault follows",
+        |s| {
+            let tasks = ["task switch", "IRET"];
+            s.ends(&tasks, v::DF, v::TS) || s.ends(&tasks, v::DF, v::SS)
+        },
+    ),
+];

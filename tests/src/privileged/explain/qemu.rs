@@ -1,0 +1,211 @@
+//! Where QEMU's TCG differs from the manual, and why.
+
+use super::super::Field;
+use super::super::model::{flag, vector as v};
+use super::{Difference, Rule, Subject};
+
+const fn rule(
+    name: &'static str,
+    reason: &'static str,
+    explains: fn(&Subject<'_>) -> bool,
+) -> Rule {
+    Rule {
+        name,
+        reason,
+        everywhere: false,
+        explains,
+    }
+}
+
+/// Bits of CR0 that mean nothing.
+const CR0_RESERVED: u32 = !0xE005_003F;
+/// The accessed bit in the upper word of a descriptor.
+const ACCESSED: u32 = 1 << 8;
+
+/// The upper half of a register.
+fn upper_half(s: &Subject<'_>) -> bool {
+    matches!(s.difference, Difference::Field { expected, found, .. }
+        if (expected ^ found) & 0xFFFF == 0)
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "RF",
+        reason: "TCG saves EFLAGS as they are when it delivers a fault; SDM vol. 3A, 17.3.1.1: the image of a fault has RF set",
+        everywhere: true,
+        explains: |s| s.only_bits(Field::Eflags, flag::RF),
+    },
+    rule(
+        "LOCK",
+        "TCG ignores LOCK on most instructions that cannot be locked, or checks the privilege level first; SDM vol. 2A, LOCK: #UD, which comes with decoding",
+        |s| s.case.instruction == "LOCK",
+    ),
+    rule(
+        "reserved bits of CR0",
+        "TCG keeps the reserved bits of CR0; SDM vol. 3A, 2.5: they are ignored and read as 0",
+        |s| s.case.instruction == "MOV to CR" && s.only_bits(Field::Cr0, CR0_RESERVED),
+    ),
+    rule(
+        "NW without CD",
+        "TCG takes CR0.NW without CD; SDM vol. 2B, MOV to CR: #GP",
+        |s| s.ends(&["MOV to CR"], v::GP, v::UD) && s.named("CR0 = "),
+    ),
+    rule(
+        "VME",
+        "TCG has CR4.VME and PVI; the processor here has no VME",
+        |s| s.ends(&["MOV to CR"], v::GP, v::UD) && s.named("CR4 = "),
+    ),
+    rule(
+        "missing registers",
+        "TCG checks the level before it finds that there is no such register; SDM vol. 3A, table 6-2: #UD comes with decoding, before #GP",
+        |s| {
+            let moves = ["MOV from CR", "MOV to CR", "MOV from DR", "MOV to DR"];
+            s.ends(&moves, v::UD, v::GP)
+        },
+    ),
+    rule(
+        "missing MSRs",
+        "TCG reads an MSR that does not exist as 0 and drops writes; SDM vol. 2B, RDMSR and WRMSR: #GP",
+        |s| s.ends(&["RDMSR", "WRMSR"], v::GP, v::UD),
+    ),
+    rule(
+        "RDPMC",
+        "TCG has no performance counters and no RDPMC: #UD whatever ECX is",
+        |s| s.case.instruction == "RDPMC",
+    ),
+    rule(
+        "SYSENTER",
+        "TCG takes IA32_SYSENTER_CS = 3; SDM vol. 2B, SYSENTER and SYSEXIT: #GP as all but bits 1 and 0 are 0",
+        |s| s.ends(&["SYSENTER", "SYSEXIT"], v::GP, v::UD),
+    ),
+    rule(
+        "general detect",
+        "TCG has no DR7.GD; SDM vol. 3A, 17.2.4: #DB",
+        |s| s.ends(&["MOV from DR", "MOV to DR"], v::DB, v::UD),
+    ),
+    rule(
+        "MONITOR",
+        "0F 01 C8 is MONITOR on the processor modelled there; the one here has no MONITOR, and #UD is right",
+        |s| s.ends(&["SIDT"], v::UD, v::GP),
+    ),
+    rule(
+        "null LTR",
+        "TCG loads a null selector into TR; SDM vol. 2A, LTR: #GP",
+        |s| s.ends(&["LTR"], v::GP, v::UD),
+    ),
+    rule(
+        "pending x87 exception",
+        "TCG reports a pending x87 exception at WAIT and few others; SDM vol. 1, 8.3.12: x87 instructions that wait, and MMX ones, report it",
+        |s| s.ends(&["FLD1", "EMMS", "PXOR MMX"], v::MF, v::UD),
+    ),
+    rule(
+        "EMMS",
+        "TCG runs EMMS whatever CR0.EM and TS are; SDM vol. 2A, EMMS: #UD and #NM",
+        |s| s.case.instruction == "EMMS",
+    ),
+    rule(
+        "EM and TS",
+        "TCG looks at CR0.TS before EM; SDM vol. 3A, tables 12-1 and 13-1: #UD with EM, whatever TS is",
+        |s| s.ends(&["PXOR MMX", "XORPS"], v::UD, v::NM),
+    ),
+    rule(
+        "segment limits",
+        "TCG does not check segment limits on accesses; SDM vol. 3A, 5.3: #GP, or #SS for SS",
+        |s| {
+            let expected = s.vectors().0;
+            let faults = [v::GP, v::SS].map(u32::from).contains(&expected);
+            s.case.instruction == "segment limit" && faults
+        },
+    ),
+    rule(
+        "segment types",
+        "TCG does not look at type and presence of a segment on accesses; SDM vol. 3A, 5.5: #GP",
+        |s| s.ends(&["segment rights"], v::GP, v::UD),
+    ),
+    rule(
+        "stack limits",
+        "TCG does not check the limit of SS when it pushes and pops, nor for an exception's frame; SDM vol. 3A, 5.3: #SS, and a double fault if the frame does not fit either",
+        |s| {
+            let expected = s.vectors().0;
+            let stack = ["PUSH", "POP"].contains(&s.case.instruction);
+            stack && [v::SS, v::DF].map(u32::from).contains(&expected)
+        },
+    ),
+    rule(
+        "limit of the target",
+        "TCG does not check the target of a gate or a return against the limit of its code segment; SDM vol. 2A, CALL, INT n, IRET, RET: #GP",
+        |s| {
+            let instructions = ["INT n", "far CALL", "far RET", "IRET"];
+            s.ends(&instructions, v::GP, v::UD) && (s.named("limit") || s.named("beyond"))
+        },
+    ),
+    rule(
+        "error code of a limit",
+        "TCG gives the selector as the error code, after the push, when the target of a far CALL is beyond the limit; SDM vol. 2A, CALL: #GP(0), before",
+        |s| s.ends(&["far CALL"], v::GP, v::GP) && s.named("limit 1ff"),
+    ),
+    rule(
+        "conforming code behind a gate",
+        "TCG enters conforming code behind a call gate at the segment's level; SDM vol. 3A, 5.8.4: the level stays, and so does the stack",
+        |s| s.case.instruction == "far CALL" && s.named("gate") && s.named("to type 1f"),
+    ),
+    rule(
+        "accessed bit of code",
+        "TCG does not set the accessed bit of a code segment that a jump or call enters; SDM vol. 3A, 3.4.5.1",
+        |s| {
+            matches!(s.difference, Difference::Word { expected, found, .. }
+                if expected ^ found == ACCESSED)
+        },
+    ),
+    rule(
+        "absent stack",
+        "TCG gives #NP for an outer stack segment that is not present; SDM vol. 2A, IRET and RET, and vol. 3A, interrupt 11: #SS",
+        |s| s.ends(&["IRET", "far RET"], v::SS, v::NP) && s.named("stack absent"),
+    ),
+    rule(
+        "absent inner stack",
+        "TCG gives #TS for an inner stack segment that is not present; SDM vol. 2A, INT n: #SS",
+        |s| s.ends(&["INT n", "far CALL"], v::SS, v::TS),
+    ),
+    rule(
+        "absent code behind a gate",
+        "TCG gives #GP for a JMP through a call gate to code that is not present; SDM vol. 2A, JMP: #NP",
+        |s| s.ends(&["far JMP"], v::NP, v::GP) && s.named("to absent"),
+    ),
+    rule(
+        "16-bit task",
+        "TCG keeps the upper halves of the registers in a switch to a 16-bit TSS, Bochs fills them with ones; the SDM says nothing, and the model is with Bochs",
+        |s| {
+            ["task switch", "IRET"].contains(&s.case.instruction)
+                && s.named("16-bit")
+                && upper_half(s)
+        },
+    ),
+    rule(
+        "task gate to no task",
+        "TCG gives #TS for a task gate that leads to something else than a TSS; SDM vol. 2A, CALL, INT n, JMP: #GP",
+        |s| s.ends(&["task switch"], v::GP, v::TS),
+    ),
+    rule(
+        "failed task",
+        "the SDM leaves open with which stack and level a #TS is delivered when the new task's LDT, CS or SS is bad (vol. 3A, interrupt 10); TCG pushes on what SS was, here SS is not usable and a double fault follows",
+        |s| {
+            let tasks = ["task switch", "IRET"];
+            s.ends(&tasks, v::DF, v::TS) || s.ends(&tasks, v::DF, v::NP)
+        },
+    ),
+    rule(
+        "EIP of a failed task",
+        "TCG saves the old task's EIP with a fault that the new task's segments or EIP cause; SDM vol. 3A, interrupt 10: the fault is the new task's",
+        |s| {
+            let eip = matches!(
+                s.difference,
+                Difference::Field {
+                    field: Field::Eip,
+                    ..
+                }
+            );
+            eip && ["task switch", "IRET"].contains(&s.case.instruction)
+        },
+    ),
+];
