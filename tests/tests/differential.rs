@@ -10,7 +10,7 @@ use ringshift_tests::differential::{
     describe_sequence, unpredictable,
 };
 use ringshift_tests::generate::{
-    Case, Exclusion, Form, PENTIUM_III, Patch, Rng, Sequence, exclusion, forms, generate,
+    CORE_DUO, Case, Exclusion, Form, Patch, Rng, Sequence, exclusion, forms, generate,
     generate_sequence, sequence_forms,
 };
 use ringshift_tests::native::stage::Environment;
@@ -262,7 +262,7 @@ fn every_form_does_what_the_processor_does() {
     if settings.sequence.is_some() {
         return;
     }
-    let forms = forms(&PENTIUM_III);
+    let forms = forms(&CORE_DUO);
     let mut excluded: BTreeMap<Exclusion, usize> = BTreeMap::new();
     let mut bench = Bench::new(settings.clone());
     for form in &forms {
@@ -279,7 +279,7 @@ fn every_form_does_what_the_processor_does() {
             None => (0..settings.cases).for_each(|number| bench.case(form, number)),
         }
     }
-    eprintln!("{} forms of a {}", forms.len(), PENTIUM_III.name);
+    eprintln!("{} forms of a {}", forms.len(), CORE_DUO.name);
     for (rule, count) in &excluded {
         eprintln!("  {count:6} excluded: {}", rule.reason());
     }
@@ -295,7 +295,7 @@ fn sequences_do_what_the_processor_does() {
     if settings.form.is_some() {
         return;
     }
-    let forms = forms(&PENTIUM_III);
+    let forms = forms(&CORE_DUO);
     let fitting = Environment::ALL.map(|environment| sequence_forms(&forms, environment));
     let mut bench = Bench::new(settings.clone());
     let mut run = |number: u32| bench.sequence(&fitting[number as usize % fitting.len()], number);

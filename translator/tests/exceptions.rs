@@ -217,6 +217,40 @@ fn an_x87_exception_is_reported_by_the_next_waiting_instruction() {
     }
 }
 
+/// A store from an empty register with the invalid-operation exception unmasked, to memory that Rust writes.
+#[test]
+fn an_x87_store_that_raises_an_exception_leaves_memory_alone() {
+    const SCREEN: u32 = 0xA_0000;
+    type Store = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let stores: [Store; 8] = [
+        |a| a.fst(qword_ptr(SCREEN)),
+        |a| a.fstp(dword_ptr(SCREEN)),
+        |a| a.fist(dword_ptr(SCREEN)),
+        |a| a.fistp(qword_ptr(SCREEN)),
+        |a| a.fisttp(word_ptr(SCREEN)),
+        |a| a.fisttp(dword_ptr(SCREEN)),
+        |a| a.fisttp(qword_ptr(SCREEN)),
+        |a| a.fbstp(tword_ptr(SCREEN)),
+    ];
+    for (number, store) in stores.into_iter().enumerate() {
+        let mut machine = guarded(0, |a| {
+            a.fninit()?;
+            a.mov(word_ptr(0x3000), 0x37E)?;
+            a.fldcw(word_ptr(0x3000))?;
+            // What is written there first is what a buffer may still hold.
+            a.mov(dword_ptr(SCREEN + 16), 0x1234_5678)?;
+            store(a)?;
+            a.fnstsw(ax)?;
+            a.hlt()
+        });
+        machine.vcpu.state_mut().cr0 = cr0::PE | cr0::NE | cr0::ET;
+        machine.ports.screen = vec![0xEE; 32];
+        assert_eq!(exceptions(&mut machine), []);
+        assert_eq!(machine.gpr(reg::EAX) & 0x80C1, 0x80C1, "store {number}");
+        assert_eq!(machine.ports.screen[..16], [0xEE; 16], "store {number}");
+    }
+}
+
 #[test]
 fn wait_reports_a_pending_exception_without_a_usable_fpu_as_well() {
     const MF: u32 = 16;

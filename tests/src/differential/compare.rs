@@ -171,12 +171,12 @@ fn compare_memory<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::{PENTIUM_III, Prefix, forms, generate};
+    use crate::generate::{CORE_DUO, Prefix, forms, generate};
     use iced_x86::Code;
 
     #[test]
     fn what_counts_is_seen_and_what_is_undefined_is_not() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let form = forms
             .iter()
             .find(|form| form.code == Code::And_rm32_r32 && form.prefix == Prefix::None)

@@ -145,7 +145,7 @@ fn undefined_register(case: &Case, native: &Outcome) -> Option<(usize, u32)> {
     (register != Register::None).then(|| (register.full_register32().number(), bits))
 }
 
-/// Offsets (first, and one past the last) within the memory operand of what a Pentium III and the host
+/// Offsets (first, and one past the last) within the memory operand of what a Core Duo and the host
 /// may fill differently: the x87 instruction and data pointers (which an AMD processor keeps only for
 /// unmasked exceptions, and others only in part), MXCSR_MASK, and what FXSAVE reserves.
 fn undefined_memory(instruction: &Instruction) -> &'static [(u32, u32)] {
@@ -232,12 +232,12 @@ fn may_fault_either_way(case: &Case) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::{Form, PENTIUM_III, forms, generate};
+    use crate::generate::{CORE_DUO, Form, forms, generate};
     use iced_x86::Code;
 
     #[test]
     fn a_shift_by_nothing_leaves_every_flag_defined() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let form: &Form = forms
             .iter()
             .find(|form| form.code == Code::Shl_rm32_CL)

@@ -249,12 +249,12 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PENTIUM_III, exclusion, forms};
+    use super::super::{CORE_DUO, exclusion, forms};
     use super::*;
 
     #[test]
     fn every_form_has_bytes() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let missing: Vec<String> = forms
             .iter()
             .filter(|form| exclusion(form).is_none() && generate(1, form, 0).is_none())
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_case_is_a_function_of_its_seed() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let form = &forms[forms.len() / 2];
         assert_eq!(generate(7, form, 3), generate(7, form, 3));
         assert_ne!(generate(7, form, 3), generate(8, form, 3));

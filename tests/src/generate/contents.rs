@@ -89,6 +89,7 @@ pub(super) fn operand(
         (_, MemorySize::Packed128_Float32 | MemorySize::Packed64_Float32) => {
             (0..4).flat_map(|_| fpu::single(rng)).collect()
         }
+        (_, MemorySize::Packed128_Float64) => (0..2).flat_map(|_| fpu::double(rng)).collect(),
         (Mnemonic::Cmpxchg, _) if rng.one_in(2) => state.gpr[0].to_le_bytes().to_vec(),
         (Mnemonic::Cmpxchg8b, _) if rng.one_in(2) => {
             [state.gpr[0].to_le_bytes(), state.gpr[2].to_le_bytes()].concat()
@@ -99,7 +100,7 @@ pub(super) fn operand(
         (Mnemonic::Bound, _) => {
             [0x8000_0100u32.to_le_bytes(), 0x7FFF_FF00u32.to_le_bytes()].concat()
         }
-        _ => (0..2).flat_map(|_| rng.value().to_le_bytes()).collect(),
+        _ => (0..4).flat_map(|_| rng.value().to_le_bytes()).collect(),
     };
     let size = instruction.memory_size().size().max(1);
     let data = data.into_iter().take(size).collect();

@@ -52,12 +52,12 @@ pub fn exclusion(form: &Form) -> Option<Exclusion> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::form::{PENTIUM_III, forms};
+    use super::super::form::{CORE_DUO, forms};
     use super::*;
 
     #[test]
     fn exclusions_stay_under_two_per_cent() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let excluded = forms.iter().filter(|form| exclusion(form).is_some());
         let excluded = excluded.count();
         assert!(excluded > 0);

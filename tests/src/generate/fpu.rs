@@ -4,11 +4,13 @@ use super::rng::Rng;
 
 /// Exception masks of the x87 control word.
 const MASKS: u16 = 0x3F;
+/// MXCSR.DAZ.
+const DENORMALS_ARE_ZEROS: u32 = 0x40;
 /// FSW: stack fault, exception summary, busy.
 const SUMMARY: u16 = 0x8080;
 
 /// A random FXSAVE image without pending exceptions (but rarely). MXCSR has no bit set that a
-/// Pentium III does not know.
+/// Core Duo does not know. The XMM registers hold single- or double-precision numbers, or integers.
 pub(super) fn random_state(rng: &mut Rng) -> [u8; 512] {
     let mut image = [0; 512];
     let mut control = 0x0040 | (rng.next_u32() as u16 & 0x0F00) | MASKS;
@@ -34,15 +36,38 @@ pub(super) fn random_state(rng: &mut Rng) -> [u8; 512] {
     for register in image[32..160].chunks_mut(16) {
         register[..10].copy_from_slice(&extended(rng));
     }
-    for lane in image[160..416].chunks_mut(4) {
-        lane.copy_from_slice(&single(rng));
+    for register in image[160..416].chunks_mut(16) {
+        register.copy_from_slice(&vector(rng));
     }
     image
 }
 
-/// A value of MXCSR: rounding, flush to zero, flags; exceptions mostly masked.
+/// What an XMM register may hold.
+fn vector(rng: &mut Rng) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    match rng.below(5) {
+        0 | 1 => {
+            let lanes = bytes.chunks_mut(4);
+            lanes.for_each(|lane| lane.copy_from_slice(&single(rng)));
+        }
+        2 | 3 => {
+            let lanes = bytes.chunks_mut(8);
+            lanes.for_each(|lane| lane.copy_from_slice(&double(rng)));
+        }
+        _ => {
+            let lanes = bytes.chunks_mut(4);
+            lanes.for_each(|lane| lane.copy_from_slice(&rng.value().to_le_bytes()));
+        }
+    }
+    bytes
+}
+
+/// A value of MXCSR: rounding, flush to zero, flags, denormals sometimes zeros; exceptions mostly masked.
 pub(super) fn mxcsr(rng: &mut Rng) -> u32 {
     let mut value = 0x1F80 | (rng.next_u32() & 0xE03F);
+    if rng.one_in(4) {
+        value |= DENORMALS_ARE_ZEROS;
+    }
     if rng.one_in(4) {
         value &= !(rng.next_u32() & 0x1F80);
     }
@@ -75,7 +100,7 @@ pub(super) fn single(rng: &mut Rng) -> [u8; 4] {
 
 /// A double-precision number, or what looks like one.
 pub(super) fn double(rng: &mut Rng) -> [u8; 8] {
-    const SPECIAL: [u64; 10] = [
+    const SPECIAL: [u64; 11] = [
         0,
         0x8000_0000_0000_0000,
         0x3FF0_0000_0000_0000,
@@ -84,6 +109,7 @@ pub(super) fn double(rng: &mut Rng) -> [u8; 8] {
         0x7FF8_0000_0000_0000,
         0x7FF4_0000_0000_0001,
         1,
+        0x800F_FFFF_FFFF_FFFF,
         0x7FEF_FFFF_FFFF_FFFF,
         0x43E0_0000_0000_0000,
     ];

@@ -18,6 +18,6 @@ mod sequence;
 pub use address::Placed;
 pub use case::{Case, Patch, generate};
 pub use exclusions::{Exclusion, exclusion};
-pub use form::{Address, Form, PENTIUM_III, Prefix, Processor, forms};
+pub use form::{Address, CORE_DUO, Form, Prefix, Processor, forms};
 pub use rng::Rng;
 pub use sequence::{Sequence, generate_sequence, sequence_forms};

@@ -160,14 +160,14 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use super::super::form::{PENTIUM_III, forms};
+    use super::super::form::{CORE_DUO, forms};
     use super::super::sequence::{generate_sequence, sequence_forms};
     use super::*;
     use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
 
     #[test]
     fn branches_lead_to_instructions_of_the_program() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         for environment in Environment::ALL {
             let fitting = sequence_forms(&forms, environment);
             for number in 8..16 {

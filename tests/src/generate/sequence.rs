@@ -173,13 +173,13 @@ fn is_harmless(part: &Case) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::form::{PENTIUM_III, forms};
+    use super::super::form::{CORE_DUO, forms};
     use super::*;
     use iced_x86::Code;
 
     #[test]
     fn sequences_hold_most_kinds_of_instructions() {
-        let forms = forms(&PENTIUM_III);
+        let forms = forms(&CORE_DUO);
         let fitting = sequence_forms(&forms, Environment::Flat32);
         let has = |code: Code| fitting.iter().any(|form| form.code == code);
         for code in [

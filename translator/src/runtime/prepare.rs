@@ -58,7 +58,12 @@ fn splits_lock(insn: &Instruction, linear: u32, size: u32) -> bool {
 fn may_not_write(insn: &Instruction) -> bool {
     matches!(
         insn.mnemonic(),
-        Mnemonic::Fst | Mnemonic::Fstp | Mnemonic::Fist | Mnemonic::Fistp | Mnemonic::Fbstp
+        Mnemonic::Fst
+            | Mnemonic::Fstp
+            | Mnemonic::Fist
+            | Mnemonic::Fistp
+            | Mnemonic::Fisttp
+            | Mnemonic::Fbstp
     )
 }
 
