@@ -152,3 +152,32 @@ pub(super) fn decimal(rng: &mut Rng) -> [u8; 10] {
     bytes[9] = (rng.next_u32() as u8) & 0x80;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every control of MXCSR and every kind of double-precision number occurs.
+    #[test]
+    fn states_reach_every_control_of_mxcsr() {
+        const CONTROLS: u32 = 0xFFC0;
+        let mut rng = Rng::new(1);
+        let values: Vec<u32> = (0..500).map(|_| mxcsr(&mut rng)).collect();
+        for bit in (0..16)
+            .map(|bit| 1 << bit)
+            .filter(|bit| CONTROLS & bit != 0)
+        {
+            assert!(values.iter().any(|value| value & bit != 0), "{bit:#x}");
+            assert!(values.iter().any(|value| value & bit == 0), "{bit:#x}");
+        }
+        assert!(values.iter().all(|value| value >> 16 == 0));
+
+        let doubles: Vec<f64> = (0..500)
+            .map(|_| f64::from_le_bytes(double(&mut rng)))
+            .collect();
+        assert!(doubles.iter().any(|value| value.is_subnormal()));
+        assert!(doubles.iter().any(|value| value.is_nan()));
+        assert!(doubles.iter().any(|value| value.is_infinite()));
+        assert!(doubles.iter().any(|value| value.is_normal()));
+    }
+}
