@@ -615,6 +615,13 @@ fn main() -> Code {
     a.retf()?;
 
     a.set_label(&mut finished)?;
+    // The last line may still fill the FIFO.
+    let mut wait = a.create_label();
+    a.mov(edx, UART + 5)?;
+    a.set_label(&mut wait)?;
+    a.in_(al, dx)?;
+    a.test(al, 0x20)?;
+    a.je(wait)?;
     a.mov(edx, UART)?;
     for byte in *b"END\n" {
         a.mov(al, u32::from(byte))?;

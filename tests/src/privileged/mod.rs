@@ -12,13 +12,14 @@ pub mod explain;
 mod field;
 pub mod image;
 pub mod layout;
+pub mod left_out;
 pub mod machines;
 pub mod model;
 pub mod op;
 pub mod outcome;
 mod real;
 pub mod report;
-pub mod sample;
+
 pub mod world;
 
 use std::sync::LazyLock;

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use super::case::Case;
 use super::explain::{self, Rule, Subject};
+use super::left_out;
 use super::machines::Machine;
 use super::model::Expected;
 use super::outcome::{Difference, Outcome};
-use super::sample;
 
 /// How the cases of one instruction ended in one machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,9 +97,9 @@ const HEAD: &str = "\
 Every privileged and sensitive instruction in every mode and at every privilege level, compared with what the Intel SDM
 says. A case is one instruction: a small kernel (`tests/src/privileged`) sets up the state, runs it, and reports vector,
 error code, registers, tables and all memory that changed. What must happen comes from a model of the manual's operation
-sections (`tests/src/privileged/model`) that shares nothing with the translator. Ringshift runs all cases; an even part of
-each instruction's runs in QEMU's TCG (7.2, `-cpu coreduo`) and in Bochs (2.7, `core_duo_t2400_yonah`), from the same
-driver. Where these two differ from the model, a rule says why and what the manual says; a difference without a rule fails
+sections (`tests/src/privileged/model`) that shares nothing with the translator. The same image runs in
+Ringshift, in QEMU's TCG (7.2, `-cpu coreduo`) and in Bochs (2.7, `core_duo_t2400_yonah`), less the cases that a machine would
+not come back from. Where the last two differ from the model, a rule says why and what the manual says; a difference without a rule fails
 the test. A case that differs by a rule marked with * alone counts as agreeing.
 
 Not among the cases: memory forms of SLDT, STR, SMSW and LMSW, FXSAVE and FXRSTOR, IN of two and four bytes, repeated INS and OUTS,
@@ -135,14 +135,14 @@ pub fn page(cases: &[Case], columns: &BTreeMap<Machine, Column>) -> String {
             sum(|t| t.unexplained),
         );
     }
-    let mut left_out: BTreeMap<(Machine, &str), usize> = BTreeMap::new();
+    let mut reasons: BTreeMap<(Machine, &str), usize> = BTreeMap::new();
     for machine in columns.keys() {
-        for reason in cases.iter().filter_map(|c| sample::left_out(*machine, c)) {
-            *left_out.entry((*machine, reason)).or_default() += 1;
+        for reason in cases.iter().filter_map(|c| left_out::reason(*machine, c)) {
+            *reasons.entry((*machine, reason)).or_default() += 1;
         }
     }
     page.push_str(" Left out, because the machine would not get to the next case:\n\n");
-    for ((machine, reason), count) in left_out {
+    for ((machine, reason), count) in reasons {
         let _ = writeln!(page, "- {}, {count} cases: {reason}", machine.name());
     }
     page.push_str(

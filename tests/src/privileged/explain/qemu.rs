@@ -129,6 +129,7 @@ pub(super) const RULES: &[Rule] = &[
             let expected = s.vectors().0;
             let stack = ["PUSH", "POP"].contains(&s.case.instruction);
             stack && [v::SS, v::DF].map(u32::from).contains(&expected)
+                || s.ends(&["INT n"], v::SS, v::UD) && s.named("stack")
         },
     ),
     rule(
@@ -161,6 +162,11 @@ pub(super) const RULES: &[Rule] = &[
         "absent stack",
         "TCG gives #NP for an outer stack segment that is not present; SDM vol. 2A, IRET and RET, and vol. 3A, interrupt 11: #SS",
         |s| s.ends(&["IRET", "far RET"], v::SS, v::NP) && s.named("stack absent"),
+    ),
+    rule(
+        "from V86 to level 1",
+        "TCG takes an interrupt from virtual-8086 mode through a gate to level 1; SDM vol. 2A, INT n: #GP unless the level is 0",
+        |s| s.ends(&["INT n"], v::GP, v::UD) && s.named("to level 1"),
     ),
     rule(
         "absent inner stack",

@@ -1,13 +1,7 @@
-//! Which cases a machine runs: Ringshift all of them, QEMU and Bochs an even part of each
-//! instruction's, less those that they would not come back from.
-
-use std::collections::BTreeMap;
+//! Which cases a machine runs: all but those that it would not come back from.
 
 use super::case::Case;
 use super::machines::Machine;
-
-/// Cases of one instruction that QEMU and Bochs run, at most about.
-const PART: usize = 600;
 
 /// Cases that stop a machine, and why.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +41,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
 
 /// The rule by which `machine` does not run `case`.
 #[must_use]
-pub fn left_out(machine: Machine, case: &Case) -> Option<&'static str> {
+pub fn reason(machine: Machine, case: &Case) -> Option<&'static str> {
     if machine == Machine::Qemu && case.fatal_to_qemu.is_some() {
         return case.fatal_to_qemu;
     }
@@ -59,42 +53,7 @@ pub fn left_out(machine: Machine, case: &Case) -> Option<&'static str> {
 
 /// The cases that `machine` runs.
 #[must_use]
-pub fn of(machine: Machine, all: &[Case]) -> Vec<Case> {
-    if machine == Machine::Ringshift {
-        return all.to_vec();
-    }
-    let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
-    for case in all {
-        *totals.entry(case.instruction).or_default() += 1;
-    }
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut chosen = all.to_vec();
-    chosen.retain(|case| {
-        let number = seen.entry(case.instruction).or_default();
-        *number += 1;
-        let total = totals[case.instruction];
-        is_chosen(*number, PART, total) && left_out(machine, case).is_none()
-    });
-    chosen
-}
-
-/// Chooses `part` of `total` numbers. The fractions of multiples of the golden ratio are spread evenly, and
-/// out of step with the loops that cases are made by.
-fn is_chosen(number: usize, part: usize, total: usize) -> bool {
-    /// The fraction of the golden ratio, in units of 2^-32.
-    const GOLDEN: u32 = 0x9E37_79B9;
-    let place = (number as u32).wrapping_mul(GOLDEN);
-    u64::from(place) * (total as u64) < (part as u64) << 32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_chosen;
-
-    #[test]
-    fn the_part_is_even() {
-        let chosen = |total| (0..total).filter(|n| is_chosen(*n, 200, total)).count();
-        assert_eq!(chosen(150), 150);
-        assert!((195..=205).contains(&chosen(3000)), "{}", chosen(3000));
-    }
+pub fn cases(machine: Machine, all: &[Case]) -> Vec<Case> {
+    let runs = |case: &&Case| reason(machine, case).is_none();
+    all.iter().filter(runs).cloned().collect()
 }
