@@ -39,7 +39,8 @@ const USER_CS: u16 = 0x73;
 const USER_DS: u16 = 0x7B;
 const TLS: u16 = 0x33;
 const CODE16: u16 = 0x83;
-const LDT_DATA: u16 = 0x0F;
+/// The first descriptor of the local table, which is no null descriptor.
+const LDT_DATA: u16 = 0x07;
 
 /// A platform with an interrupt line.
 #[derive(Default)]

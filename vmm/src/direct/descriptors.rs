@@ -119,7 +119,7 @@ impl ShadowTable {
         }
         let count = (self.next.len().max(self.bytes.len()) / 8).min(self.capacity());
         self.untouched.clear();
-        for index in 1..count {
+        for index in self.first()..count {
             let new = entry(&self.next, index).shadow(support);
             if new.is_untouched() {
                 self.untouched.push(index as u16);
@@ -159,6 +159,14 @@ impl ShadowTable {
     /// What a register holds whose selector guest code loaded from this table.
     pub(super) fn segment(&self, memory: &SharedMemory, selector: u16) -> Segment {
         Descriptor(memory.read(self.place(usize::from(selector >> 3)))).segment(selector)
+    }
+
+    /// The first descriptor that can be loaded: the null descriptor is the GDT's alone.
+    fn first(&self) -> usize {
+        match self.kind {
+            Kind::Gdt => 1,
+            Kind::Ldt => 0,
+        }
     }
 
     /// Descriptors below the monitor's own.

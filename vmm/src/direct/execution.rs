@@ -6,6 +6,7 @@ use std::sync::Arc;
 use decision::{EngineCosts, ExitKind, HostSupport};
 use shadow_mmu::{Access, AccessKind, FaultCode, FaultOutcome, Mmu, Privilege, TableEdit};
 use translator::state::{FxState, Rights, Segment, TableRegister, cr0, eflags, seg};
+use translator::system::debug::dr6;
 use translator::{CpuState, Exit, Platform};
 
 use super::descriptors::{Kind, ShadowTable, read_linear};
@@ -48,6 +49,8 @@ pub struct DirectExecution {
     /// See [`EAGER_RUNS`].
     eager_runs: u32,
     hidden_faults: u64,
+    /// The run ended with a single-step trap.
+    stepped: bool,
     /// Spare room.
     edits: Vec<TableEdit>,
 }
@@ -88,6 +91,7 @@ impl DirectExecution {
             attached: false,
             eager_runs: 0,
             hidden_faults: 0,
+            stepped: false,
             edits: Vec::new(),
         })
     }
@@ -205,6 +209,14 @@ impl DirectExecution {
                     }
                     self.hidden_faults += 1;
                 }
+                // The guest has set TF and this is the trap for it, behind the instruction that
+                // followed: the translator has nothing to run to find that out.
+                Leave::Exception {
+                    vector: 1, address, ..
+                } if address & u64::from(dr6::BS) != 0 => {
+                    self.stepped = true;
+                    return Ok(replay(ExitKind::Exception));
+                }
                 Leave::Exception { vector, .. } => return Ok(self.exception(context, mmu, vector)),
             }
         }
@@ -228,6 +240,9 @@ impl DirectExecution {
         state.gpr = context.gpr;
         state.eip = context.eip;
         let kept = state.eflags & (eflags::VIF | eflags::VIP);
+        if std::mem::take(&mut self.stepped) {
+            state.pending_debug |= dr6::BS;
+        }
         // RF is what the processor pushes for a fault; the instruction has not begun.
         let carried = context.eflags & (CARRIED_FLAGS | eflags::TF);
         state.eflags = carried | kept | eflags::FIXED;
