@@ -10,11 +10,13 @@ use crate::guests::{self, Guest, GuestError};
 use crate::initrd::Initrd;
 use crate::programs;
 
-/// A program of the host to run inside, with its libraries.
+/// A file of the host to have inside, in `/payload/`.
 #[derive(Clone, Debug)]
-pub struct Payload {
-    /// The executable on the host; inside it is `/payload/` and its file name.
-    pub program: PathBuf,
+pub enum Payload {
+    /// An executable under its own name, with its libraries.
+    Program(PathBuf),
+    /// Any file, under the name given.
+    File(String, PathBuf),
 }
 
 /// One command to run inside.
@@ -72,16 +74,28 @@ pub fn run(
     steps: &[Step],
     limit: Duration,
 ) -> Result<Vec<StepResult>, HwVirtError> {
+    // On a busy host the kernel's check of the timer fails now and then, and it panics.
     let (name, append) = if nested_paging {
-        ("hwvirt-npt1", "console=ttyS0 RINGSHIFT_NPT=1")
+        (
+            "hwvirt-npt1",
+            "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=1",
+        )
     } else {
-        ("hwvirt-npt0", "console=ttyS0 RINGSHIFT_NPT=0")
+        (
+            "hwvirt-npt0",
+            "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=0",
+        )
     };
     let guest = guests::debian_amd64(name, &["kvm-amd"], |initrd| {
         initrd.file("init", 0o755, include_bytes!("../hwvirt/init.sh"));
         initrd.file("steps.sh", 0o755, script(steps).as_bytes());
         for payload in payloads {
-            add_program(initrd, &payload.program)?;
+            match payload {
+                Payload::Program(path) => add_program(initrd, path)?,
+                Payload::File(name, path) => {
+                    initrd.file(&format!("payload/{name}"), 0o644, &guests::read(path)?);
+                }
+            }
         }
         Ok(())
     })?;

@@ -18,4 +18,5 @@ pub mod packages;
 pub mod paths;
 pub mod privileged;
 pub mod programs;
+pub mod ring3;
 pub mod shell_session;

@@ -33,9 +33,7 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
         return;
     }
     let program = programs::ringshift_path().unwrap_or_else(|error| panic!("{error}"));
-    let payload = Payload {
-        program: program.to_path_buf(),
-    };
+    let payload = Payload::Program(program.to_path_buf());
     let demo = format!(
         "/payload/ringshift {} --policy vmware --stats stats.json --trace demo.trace",
         DEMO.join(" ")

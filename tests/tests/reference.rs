@@ -44,9 +44,7 @@ fn the_machine_with_a_real_kvm_has_it() {
         return;
     }
     for nested_paging in [true, false] {
-        let payload = Payload {
-            program: "/bin/true".into(),
-        };
+        let payload = Payload::Program("/bin/true".into());
         let steps = [
             ("device", "ls /dev/kvm; echo to stderr >&2; exit 5"),
             ("dynamic", "/payload/true"),

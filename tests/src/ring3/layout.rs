@@ -1,0 +1,425 @@
+//! Where everything is in the machine of the ring-3 tests, and the image that puts it there.
+
+#![allow(unsafe_code)] // `global_asm!`, and the symbols between which the kernel lies
+
+use core::arch::global_asm;
+
+use devices::pm::spec::{PM1_CNT, Pm1Cnt, SLP_TYP_S5};
+
+use crate::bzimage::{self, LOAD_ADDRESS};
+
+// Guest-physical addresses. The kernel sees the first 4 MiB at the same linear ones.
+const IDT: u32 = 0x10_3000;
+const TSS: u32 = 0x10_3800;
+const INITIAL_TABLES: u32 = 0x10_6000;
+const VARIABLES: u32 = 0x10_A000;
+const POINTERS: u32 = VARIABLES + 0x100;
+const FPU_AREA: u32 = VARIABLES + 0x200;
+const KERNEL_STACK: u32 = 0x10_C000;
+const INITIAL_DESCRIPTORS: u32 = 0x10_C000;
+const DESCRIPTORS: u32 = 0x10_D000;
+const LDT_OFFSET: u32 = 0x400;
+const DESCRIPTORS_BYTES: u32 = 0x800;
+const PAGE_TABLES: u32 = 0x11_0000;
+const PAGE_TABLES_BYTES: u32 = 0x4000;
+const PROGRAMS: u32 = 0x20_0000;
+const DATA_PAGES: u32 = 0x30_0000;
+const DATA_BYTES: u32 = 16 * PAGE;
+const CODE_PAGE: u32 = 0x31_0000;
+const INITIAL_DATA: u32 = 0x32_0000;
+const END: u32 = INITIAL_DATA + DATA_BYTES;
+const PAGE: u32 = 0x1000;
+
+/// Most programs in one image.
+pub const MOST_PROGRAMS: usize = ((DATA_PAGES - PROGRAMS) / PAGE) as usize;
+
+/// Linear addresses that programs use.
+pub mod user {
+    /// The program's page, read-only at first.
+    pub const CODE: u32 = 0x4000_0000;
+    /// Eight pages; see the constants below for those that are not plain memory.
+    pub const DATA: u32 = 0x4001_0000;
+    /// Can be read only.
+    pub const READ_ONLY: u32 = DATA + 0x2000;
+    /// Not present.
+    pub const ABSENT: u32 = DATA + 0x3000;
+    /// For the supervisor only.
+    pub const SUPERVISOR: u32 = DATA + 0x4000;
+    /// System call 82h puts another page here, or makes it read-only.
+    pub const FLIPPED: u32 = DATA + 0x5000;
+    /// Mapped by the kernel at first use.
+    pub const LAZY: u32 = DATA + 0x6000;
+    /// The program's page again, writable.
+    pub const CODE_ALIAS: u32 = DATA + 0x7000;
+    /// ESP at the start: two pages below it, none above.
+    pub const STACK: u32 = 0x4002_2000;
+    /// The last page below 4 GiB.
+    pub const TOP: u32 = 0xFFFF_F000;
+    /// The upper half of the kernel's ESP while it handles an event.
+    pub const KERNEL_ESP_HIGH: u32 = super::KERNEL_STACK & 0xFFFF_0000;
+    /// Bytes in a slot of the program: after an exception the kernel goes on with the next slot.
+    pub const SLOT: u32 = 32;
+    /// Slots in a program, the one that ends it included.
+    pub const SLOTS: u32 = 0xFC0 / SLOT;
+}
+
+/// Selectors for programs.
+pub mod selector {
+    /// Flat 32-bit code.
+    pub const CODE: u16 = 0x2B;
+    /// Flat data.
+    pub const DATA: u16 = 0x33;
+    /// Data with a base and a limit of a page.
+    pub const TLS: u16 = 0x3B;
+    /// 16-bit code over the program's page.
+    pub const CODE16: u16 = 0x43;
+    /// A 16-bit stack.
+    pub const STACK16: u16 = 0x4B;
+    /// Data in the local table.
+    pub const LDT_DATA: u16 = 0x07;
+    /// Segments that can be loaded into a data segment register but not written. QEMU's processors do
+    /// not check that, so programs for them leave these out; other tests do not.
+    pub const NOT_WRITABLE: [u16; 9] = [0x28, 0x2A, CODE, 0x58, 0x5B, 0x6B, 0xA3, 0x0F, 0x17];
+    /// Every kind of descriptor that a program may try: those above, and the ones that fault or do
+    /// something odd.
+    pub const ALL: [u16; 40] = [
+        0x00, 0x01, 0x03, 0x08, 0x0B, 0x10, 0x13, 0x18, 0x1B, 0x20, 0x23, 0x28, 0x2A, CODE, 0x30,
+        DATA, TLS, 0x38, CODE16, STACK16, 0x53, 0x58, 0x5B, 0x63, 0x6B, 0x73, 0x7B, 0x83, 0x93,
+        0x9B, 0xA3, 0x3FB, 0xFFCB, 0xFFFF, LDT_DATA, 0x0F, 0x17, 0x1F, 0x27, 0x2F,
+    ];
+}
+
+const SIZES: Sizes = Sizes {
+    tss_bitmap: 0x68,
+    tss_limit: 0x68 + 0x2000,
+};
+
+struct Sizes {
+    tss_bitmap: u32,
+    tss_limit: u32,
+}
+
+// PM1a control register of the chipset, and soft-off in it (`devices`, ACPI).
+const POWER_PORT: u16 = PM1_CNT;
+
+global_asm!(
+    ".pushsection .rodata.ringshift_ring3, \"a\", @progbits",
+    ".balign 16",
+    ".globl ringshift_ring3_start",
+    ".hidden ringshift_ring3_start",
+    "ringshift_ring3_start:",
+    "ring3_start:",
+    ".set LOAD, {load}",
+    ".set KERNEL_CODE, 0x08",
+    ".set KERNEL_DATA, 0x10",
+    ".set TSS_SELECTOR, 0x18",
+    ".set LDT_SELECTOR, 0x20",
+    ".set USER_CODE_SELECTOR, {user_code_selector}",
+    ".set USER_DATA, {user_data}",
+    ".set USER_TLS, {user_tls}",
+    ".set USER_STACK16, {user_stack16}",
+    ".set USER_LDT_DATA, {user_ldt_data}",
+    ".set USER_CODE, {user_code}",
+    ".set USER_STACK, {user_stack}",
+    ".set SLOT, {slot}",
+    ".set KERNEL_STACK, {kernel_stack}",
+    ".set GDT_POINTER, {pointers}",
+    ".set IDT_POINTER, {pointers} + 8",
+    ".set PAGE_DIRECTORY, {page_tables}",
+    ".set PAGE_TABLES, {page_tables}",
+    ".set PAGE_TABLES_BYTES, {page_tables_bytes}",
+    ".set INITIAL_TABLES, {initial_tables}",
+    ".set DESCRIPTORS, {descriptors}",
+    ".set DESCRIPTORS_BYTES, {descriptors_bytes}",
+    ".set INITIAL_DESCRIPTORS, {initial_descriptors}",
+    ".set LDT_DATA_BASE, {descriptors} + {ldt_offset} + 2",
+    ".set TLS_BASE, {descriptors} + 0x38 + 2",
+    ".set DATA_PAGES, {data_pages}",
+    ".set DATA_BYTES, {data_bytes}",
+    ".set INITIAL_DATA, {initial_data}",
+    ".set CODE_PAGE, {code_page}",
+    ".set PROGRAMS, {programs}",
+    ".set LAZY_PAGE, {lazy}",
+    ".set LAZY_ENTRY, {page_tables} + 0x2000 + ({lazy} >> 12 & 0x3FF) * 4",
+    ".set FLIP_ENTRY, {page_tables} + 0x2000 + ({flipped} >> 12 & 0x3FF) * 4",
+    ".set FLIP_BITS, ({data_pages} + 5 * 0x1000) ^ ({data_pages} + 8 * 0x1000)",
+    ".set CODE_ENTRY, {page_tables} + 0x2000",
+    ".set CR0_BITS, 0x80010022", // PG, WP, NE, MP
+    ".set CR4_BITS, 0x604",      // OSFXSR, OSXMMEXCPT; TSD, as no two readings are the same
+    ".set MOST_EVENTS, 1000",
+    ".set MOST_TICKS, 3000",
+    ".set PROGRAM_COUNT, {variables}",
+    ".set VERBOSE, {variables} + 4",
+    ".set PROGRAM, {variables} + 8",
+    ".set SUM, {variables} + 12",
+    ".set EVENTS, {variables} + 16",
+    ".set BUDGET, {variables} + 20",
+    ".set LAST_SLOT, {variables} + 24",
+    ".set SCRATCH, {variables} + 28",
+    ".set FPU_SUM, {variables} + 32",
+    ".set MEMORY_SUM, {variables} + 36",
+    ".set TICKS, {variables} + 40",
+    ".set FPU_AREA, {fpu_area}",
+    ".set POWER_PORT, {power_port}",
+    ".set POWER_OFF, {power_off}",
+    // The frame of an event, in bytes from the kernel's ESP.
+    ".set F_ES, 8",
+    ".set F_DS, 12",
+    ".set F_EAX, 44",
+    ".set F_VECTOR, 48",
+    ".set F_ERROR, 52",
+    ".set F_EIP, 56",
+    ".set F_CS, 60",
+    ".set F_EFLAGS, 64",
+    ".set F_ESP, 68",
+    ".set F_SS, 72",
+    ".set F_WORDS, 19",
+    include_str!("kernel.s"),
+    ".globl ringshift_ring3_end",
+    ".hidden ringshift_ring3_end",
+    "ringshift_ring3_end:",
+    ".globl ringshift_ring3_offsets",
+    ".hidden ringshift_ring3_offsets",
+    ".balign 4",
+    "ringshift_ring3_offsets:",
+    ".long ring3_stubs - ring3_start, ring3_call_gate - ring3_start",
+    ".popsection",
+    load = const LOAD_ADDRESS,
+    user_code_selector = const selector::CODE,
+    user_data = const selector::DATA,
+    user_tls = const selector::TLS,
+    user_stack16 = const selector::STACK16,
+    user_ldt_data = const selector::LDT_DATA,
+    user_code = const user::CODE,
+    user_stack = const user::STACK,
+    slot = const user::SLOT,
+    kernel_stack = const KERNEL_STACK,
+    pointers = const POINTERS,
+    page_tables = const PAGE_TABLES,
+    page_tables_bytes = const PAGE_TABLES_BYTES,
+    initial_tables = const INITIAL_TABLES,
+    descriptors = const DESCRIPTORS,
+    descriptors_bytes = const DESCRIPTORS_BYTES,
+    initial_descriptors = const INITIAL_DESCRIPTORS,
+    ldt_offset = const LDT_OFFSET,
+    data_pages = const DATA_PAGES,
+    data_bytes = const DATA_BYTES,
+    initial_data = const INITIAL_DATA,
+    code_page = const CODE_PAGE,
+    programs = const PROGRAMS,
+    lazy = const user::LAZY,
+    flipped = const user::FLIPPED,
+    variables = const VARIABLES,
+    fpu_area = const FPU_AREA,
+    power_port = const POWER_PORT,
+    power_off = const POWER_OFF,
+);
+
+unsafe extern "C" {
+    static ringshift_ring3_start: u8;
+    static ringshift_ring3_end: u8;
+    static ringshift_ring3_offsets: [u32; 2];
+}
+
+/// The kernel's code, and the addresses of its exception stubs and of what the call gate leads to.
+fn kernel() -> (&'static [u8], u32, u32) {
+    // SAFETY: the symbols lie in one section in this order, the first two around the kernel, which is
+    // never written.
+    unsafe {
+        let start = &raw const ringshift_ring3_start;
+        let length = (&raw const ringshift_ring3_end).offset_from_unsigned(start);
+        let [stubs, gate] = ringshift_ring3_offsets;
+        let code = std::slice::from_raw_parts(start, length);
+        (code, LOAD_ADDRESS + stubs, LOAD_ADDRESS + gate)
+    }
+}
+
+/// The image as it grows.
+struct Image(Vec<u8>);
+
+impl Image {
+    fn put(&mut self, address: u32, bytes: &[u8]) {
+        let at = (address - LOAD_ADDRESS) as usize;
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_u32(&mut self, address: u32, value: u32) {
+        self.put(address, &value.to_le_bytes());
+    }
+
+    fn put_u64(&mut self, address: u32, value: u64) {
+        self.put(address, &value.to_le_bytes());
+    }
+}
+
+/// A descriptor (Intel SDM vol. 3A, section 3.4.5): `access` is its byte 5, `flags` the upper half of
+/// its byte 6.
+const fn descriptor(base: u32, limit: u32, access: u8, flags: u8) -> u64 {
+    (limit & 0xFFFF) as u64
+        | ((base & 0xFF_FFFF) as u64) << 16
+        | (access as u64) << 40
+        | ((limit >> 16 & 0xF) as u64) << 48
+        | ((flags & 0xF) as u64) << 52
+        | ((base >> 24) as u64) << 56
+}
+
+/// A gate (section 5.8.3 and 6.11).
+const fn gate(selector: u16, offset: u32, access: u8) -> u64 {
+    (offset & 0xFFFF) as u64
+        | (selector as u64) << 16
+        | (access as u64) << 40
+        | ((offset >> 16) as u64) << 48
+}
+
+fn gdt(call_gate: u32) -> Vec<(u16, u64)> {
+    const FLAT: u32 = 0xF_FFFF;
+    vec![
+        (0x08, descriptor(0, FLAT, 0x9B, 0xC)),
+        (0x10, descriptor(0, FLAT, 0x93, 0xC)),
+        (0x18, descriptor(TSS, SIZES.tss_limit, 0x89, 0)),
+        (0x20, descriptor(DESCRIPTORS + LDT_OFFSET, 0x2F, 0x82, 0)),
+        (0x28, descriptor(0, FLAT, 0xFB, 0xC)),
+        (0x30, descriptor(0, FLAT, 0xF3, 0xC)),
+        (0x38, descriptor(user::DATA, 0xFFF, 0xF2, 0x4)), // TLS, not accessed
+        (0x40, descriptor(user::CODE, 0xFFFF, 0xFA, 0x0)), // 16-bit code
+        (0x48, descriptor(user::STACK - 0x2000, 0x1FFF, 0xF2, 0x0)), // 16-bit stack
+        (0x50, descriptor(user::DATA, 0x0FFF, 0xF6, 0x4)), // expand-down: from 1000h up
+        (0x58, descriptor(0, FLAT, 0x9E, 0xC)),           // conforming code of ring 0
+        (0x60, descriptor(0, FLAT, 0x72, 0xC)),           // not present
+        (0x68, descriptor(0, FLAT, 0xF0, 0xC)),           // read-only
+        (0x70, descriptor(0, FLAT, 0xF8, 0xC)),           // execute-only
+        (0x78, gate(0x08, call_gate, 0xEC)),              // call gate, DPL 3
+        (0x80, gate(0x08, call_gate, 0x8C)),              // call gate, DPL 0
+        (0x90, descriptor(DESCRIPTORS, 0x67, 0xE2, 0)),   // an LDT with DPL 3
+        (0x98, descriptor(0, FLAT, 0xFA, 0xE)),           // code with L and D
+        (0xA0, descriptor(0, FLAT, 0xFA, 0xA)),           // code with L: 16-bit for a 32-bit guest
+    ]
+}
+
+fn ldt() -> Vec<(u16, u64)> {
+    vec![
+        (0x00, descriptor(user::DATA + 0x100, 0xFF, 0xF2, 0x4)),
+        (0x08, descriptor(0, 0xF_FFFF, 0xFA, 0xC)),
+        (0x10, descriptor(user::CODE, 0xFFFF, 0xFA, 0x0)),
+        (0x18, descriptor(user::CODE, 0xFFFF, 0x7A, 0x4)), // code, not present
+        (0x20, descriptor(user::DATA, 0xF_FFFE, 0xF6, 0xC)), // expand-down: the last page
+    ]
+}
+
+fn page_tables(image: &mut Image) {
+    const PRESENT: u32 = 1;
+    const WRITE: u32 = 2;
+    const USER: u32 = 4;
+    let (low, middle, top) = (0x1000, 0x2000, 0x3000);
+    let mut entry = |table: u32, linear: u32, value: u32| {
+        image.put_u32(INITIAL_TABLES + table + (linear >> 12 & 0x3FF) * 4, value);
+    };
+    for page in 0..1024 {
+        entry(low, page << 12, page << 12 | PRESENT | WRITE);
+    }
+    let data = |number: u32| DATA_PAGES + number * PAGE;
+    let plain = PRESENT | WRITE | USER;
+    entry(low, 0, data(12) | plain);
+    entry(middle, user::CODE, CODE_PAGE | PRESENT | USER);
+    for page in 0..8 {
+        let linear = user::DATA + page * PAGE;
+        let value = match linear {
+            user::READ_ONLY => data(page) | PRESENT | USER,
+            user::ABSENT => 0,
+            user::SUPERVISOR => data(page) | PRESENT | WRITE,
+            user::LAZY => data(page) | WRITE | USER,
+            user::CODE_ALIAS => CODE_PAGE | plain,
+            _ => data(page) | plain,
+        };
+        entry(middle, linear, value);
+    }
+    for page in 0..2 {
+        entry(
+            middle,
+            user::STACK - (page + 1) * PAGE,
+            data(9 + page) | plain,
+        );
+    }
+    entry(top, user::TOP, data(11) | plain);
+    for (linear, table) in [(0, low), (user::CODE, middle), (user::TOP, top)] {
+        image.put_u32(
+            INITIAL_TABLES + (linear >> 22) * 4,
+            (PAGE_TABLES + table) | plain,
+        );
+    }
+}
+
+fn task_state(image: &mut Image) {
+    image.put_u32(TSS + 4, KERNEL_STACK); // ESP0
+    image.put_u32(TSS + 8, 0x10); // SS0
+    image.put_u32(TSS + 0x64, SIZES.tss_bitmap << 16);
+    // Ports 80h and 84h are allowed, no others.
+    let bitmap = [0xFF; 0x2001];
+    image.put(TSS + SIZES.tss_bitmap, &bitmap);
+    image.put(TSS + SIZES.tss_bitmap + 0x10, &[0b1110_1110]);
+}
+
+/// What the kernel prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A line for each program.
+    Sums = 0,
+    /// And one for each event.
+    Events = 1,
+    /// And all memory at the end of each program.
+    Memory = 2,
+}
+
+/// A bzImage that runs `programs`, each a page of code and parameters, one after another over the
+/// same initial `data`. `detail` is what it prints.
+///
+/// # Panics
+///
+/// When there are more than [`MOST_PROGRAMS`].
+#[must_use]
+pub(super) fn image(programs: &[[u8; PAGE as usize]], data: &[u8], detail: Detail) -> Vec<u8> {
+    assert!(programs.len() <= MOST_PROGRAMS);
+    let (code, stubs, call_gate) = kernel();
+    assert!(
+        code.len() <= (IDT - LOAD_ADDRESS) as usize,
+        "{}",
+        code.len()
+    );
+    let mut image = Image(vec![0; (END - LOAD_ADDRESS) as usize]);
+    image.put(LOAD_ADDRESS, code);
+    for vector in 0..256 {
+        let access = if [3, 4, 0x80, 0x81, 0x82].contains(&vector) {
+            0xEE
+        } else {
+            0x8E
+        };
+        image.put_u64(IDT + vector * 8, gate(0x08, stubs + vector * 16, access));
+    }
+    task_state(&mut image);
+    for (selector, raw) in gdt(call_gate) {
+        image.put_u64(INITIAL_DESCRIPTORS + u32::from(selector), raw);
+        image.put_u64(DESCRIPTORS + u32::from(selector), raw);
+    }
+    for (selector, raw) in ldt() {
+        image.put_u64(INITIAL_DESCRIPTORS + LDT_OFFSET + u32::from(selector), raw);
+        image.put_u64(DESCRIPTORS + LDT_OFFSET + u32::from(selector), raw);
+    }
+    for (at, limit, base) in [(0, LDT_OFFSET - 1, DESCRIPTORS), (8, 0x7FF, IDT)] {
+        image.put(POINTERS + at, &(limit as u16).to_le_bytes());
+        image.put_u32(POINTERS + at + 2, base);
+    }
+    page_tables(&mut image);
+    let tables = (INITIAL_TABLES - LOAD_ADDRESS) as usize;
+    let initial = image.0[tables..tables + PAGE_TABLES_BYTES as usize].to_vec();
+    image.put(PAGE_TABLES, &initial);
+    image.put_u32(VARIABLES, programs.len() as u32);
+    image.put_u32(VARIABLES + 4, detail as u32);
+    for (number, program) in (0..).zip(programs) {
+        image.put(PROGRAMS + number * PAGE, program);
+    }
+    image.put(INITIAL_DATA, &data[..data.len().min(DATA_BYTES as usize)]);
+    bzimage::bzimage(&image.0)
+}
+
+/// What [`POWER_PORT`] takes: SLP_EN with the type of S5 (ACPI 6.5, section 4.8.3.2.1).
+const POWER_OFF: u16 = Pm1Cnt::SLP_EN.bits() | (SLP_TYP_S5 as u16) << 10;
