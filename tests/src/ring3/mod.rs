@@ -1,7 +1,9 @@
 //! Generated ring-3 programs under a small kernel that sums up all they do to it: whichever engine
 //! runs them, the sums are the same.
 
+mod hostile;
 mod layout;
+mod ordinary;
 mod program;
 
 use std::fmt;

@@ -1,0 +1,362 @@
+//! Everything that ring 3 can try: segments, gates, flags, ports, privileged instructions, odd places.
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+
+use super::layout::{selector, user};
+use super::program::{Template, Transfer, address, plain};
+use crate::generate::Rng;
+
+pub(super) const HOSTILE: &[Template] = &[
+    segment_load,
+    segment_load,
+    segment_use,
+    sensitive_store,
+    selector_checks,
+    flags_load,
+    flags_load,
+    interrupt,
+    port,
+    privileged,
+    odd_stack,
+    shadowed_interrupt,
+    edge_of_memory,
+    code_edit,
+    undefined,
+    single_step,
+    decimal,
+];
+
+pub(super) const TRANSFERS: &[Transfer] =
+    &[far_transfer, far_transfer, far_return, interrupt_return];
+
+fn any_selector(rng: &mut Rng) -> u16 {
+    if rng.one_in(8) {
+        rng.next_u32() as u16
+    } else {
+        rng.pick(&selector::ALL)
+    }
+}
+
+/// A selector for a data segment register; the 16-bit stack has its own template.
+fn data_selector(rng: &mut Rng) -> u16 {
+    loop {
+        let value = any_selector(rng);
+        if value != selector::STACK16 && !selector::NOT_WRITABLE.contains(&value) {
+            return value;
+        }
+    }
+}
+
+fn load(a: &mut CodeAssembler, register: AsmRegisterSegment, value: u16) -> Result<(), IcedError> {
+    a.mov(eax, u32::from(value))?;
+    a.mov(register, ax)
+}
+
+const DATA_REGISTERS: [AsmRegisterSegment; 5] = [ds, es, fs, gs, ss];
+
+fn segment_load(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let value = data_selector(rng);
+    match rng.below(4) {
+        0 => {
+            a.push(i32::from(value))?;
+            match rng.below(4) {
+                0 => a.pop(ds)?,
+                1 => a.pop(es)?,
+                2 => a.pop(fs)?,
+                _ => a.pop(gs)?,
+            }
+        }
+        1 => {
+            a.mov(ebx, plain(rng))?;
+            a.mov(word_ptr(ebx + 4), i32::from(value as i16))?;
+            match rng.below(4) {
+                0 => a.les(ecx, fword_ptr(ebx))?,
+                1 => a.lfs(ecx, fword_ptr(ebx))?,
+                2 => a.lss(esp, fword_ptr(ebx))?,
+                _ => a.lds(ecx, fword_ptr(ebx))?,
+            }
+        }
+        _ => load(a, rng.pick(&DATA_REGISTERS), value)?,
+    }
+    Ok(())
+}
+
+fn segment_use(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let register = rng.pick(&[ds, es, fs, gs]);
+    load(a, register, data_selector(rng))?;
+    let at = match rng.below(5) {
+        0 => rng.below(0x2000),
+        1 => 0xFF0 + rng.below(32),
+        2 => address(rng),
+        3 => 0u32.wrapping_sub(rng.below(0x1100)),
+        _ => address(rng).wrapping_sub(user::DATA),
+    };
+    let place = dword_ptr(at);
+    let place = match register {
+        register if register == es => place.es(),
+        register if register == fs => place.fs(),
+        register if register == gs => place.gs(),
+        _ => place.ds(),
+    };
+    if rng.one_in(2) {
+        a.mov(edx, place)
+    } else {
+        a.mov(place, edx)
+    }
+}
+
+/// `jmp`, `call` far, direct: iced's assembler has no form with a selector, so bytes.
+fn far(a: &mut CodeAssembler, opcode: u8, target: u16, offset: u32) -> Result<(), IcedError> {
+    let mut bytes = vec![opcode];
+    bytes.extend(offset.to_le_bytes());
+    bytes.extend(target.to_le_bytes());
+    a.db(&bytes)
+}
+
+fn far_transfer(a: &mut CodeAssembler, rng: &mut Rng, slot: u32) -> Result<(), IcedError> {
+    let target = any_selector(rng);
+    let slot = slot * user::SLOT;
+    let offset = if matches!(target, selector::CODE16 | 0x17) {
+        slot
+    } else {
+        user::CODE + slot
+    };
+    let opcode = rng.pick(&[0xEA, 0x9A]);
+    far(a, opcode, target, offset)
+}
+
+fn far_return(a: &mut CodeAssembler, rng: &mut Rng, slot: u32) -> Result<(), IcedError> {
+    a.push(i32::from(any_selector(rng)))?;
+    a.push((user::CODE + slot * user::SLOT) as i32)?;
+    a.db(&[0xCB]) // retf
+}
+
+fn interrupt_return(a: &mut CodeAssembler, rng: &mut Rng, slot: u32) -> Result<(), IcedError> {
+    a.push(flags(rng) as i32)?;
+    a.push(i32::from(any_selector(rng)))?;
+    a.push((user::CODE + slot * user::SLOT) as i32)?;
+    a.iretd()
+}
+
+fn sensitive_store(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    a.mov(ebx, plain(rng))?;
+    // The tables' addresses are the kernel's, the same in both engines.
+    match rng.below(6) {
+        0 => a.sgdt(fword_ptr(ebx)),
+        1 => a.sidt(fword_ptr(ebx)),
+        2 => a.sldt(ecx),
+        3 => a.str(ecx),
+        4 => a.smsw(ecx),
+        _ => a.smsw(word_ptr(ebx)),
+    }
+}
+
+fn selector_checks(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    a.mov(ecx, u32::from(any_selector(rng)))?;
+    match rng.below(5) {
+        0 => a.lar(eax, ecx)?,
+        1 => a.lsl(eax, ecx)?,
+        2 => a.verr(cx)?,
+        3 => a.verw(cx)?,
+        _ => {
+            a.mov(edx, u32::from(any_selector(rng)))?;
+            a.arpl(cx, dx)?;
+        }
+    }
+    a.sete(al)
+}
+
+/// TF, VM and RF are in it; AC is left out, as CR0.AM is clear either way.
+fn flags(rng: &mut Rng) -> u32 {
+    rng.next_u32() & 0x003F_7FD7
+}
+
+fn flags_load(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let flags = flags(rng);
+    match rng.below(3) {
+        0 => {
+            a.push(flags as i32)?;
+            a.popfd()
+        }
+        1 => {
+            a.push(flags as i32)?;
+            a.popf()
+        }
+        _ => {
+            a.mov(ah, flags as u8 as i32)?;
+            a.sahf()
+        }
+    }
+}
+
+fn interrupt(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let vector = loop {
+        let vector = rng.below(256);
+        if vector != 0x81 {
+            break vector;
+        }
+    };
+    a.int(vector as i32)
+}
+
+fn port(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    // 80h and 84h are allowed and answer nothing that matters.
+    match rng.below(5) {
+        0 => a.out(rng.pick(&[0x80, 0x84, 0x20, 0x60, 0xFF]), al),
+        1 => {
+            a.mov(edx, rng.next_u32() & 0xFFFF | 1)?;
+            a.in_(al, dx)
+        }
+        2 => {
+            a.mov(edx, 0x80u32)?;
+            a.out(dx, eax) // 81h to 83h are denied
+        }
+        3 => {
+            a.mov(edx, rng.next_u32() & 0xFFFF | 1)?;
+            a.mov(esi, address(rng))?;
+            a.outsb()
+        }
+        _ => {
+            a.mov(edx, rng.next_u32() & 0xFFFF | 1)?;
+            a.mov(edi, address(rng))?;
+            a.insd()
+        }
+    }
+}
+
+fn privileged(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let at = plain(rng);
+    match rng.below(16) {
+        0 => a.cli(),
+        1 => a.sti(),
+        2 => a.hlt(),
+        3 => a.lgdt(fword_ptr(at)),
+        4 => a.lidt(fword_ptr(at)),
+        5 => a.lldt(ax),
+        6 => a.ltr(ax),
+        7 => a.clts(),
+        8 => a.lmsw(ax),
+        9 => a.mov(eax, cr0),
+        10 => a.mov(cr3, eax),
+        11 => a.mov(eax, dr7),
+        12 => a.invlpg(byte_ptr(at)),
+        13 => a.wbinvd(),
+        14 => a.rdmsr(),
+        _ => a.sysexit(),
+    }
+}
+
+fn odd_stack(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    match rng.below(4) {
+        0 => {
+            // IRET to a 16-bit stack leaves the kernel's upper half of ESP in place, so that a timer
+            // interrupt would show: it is the same from the start.
+            let offset = rng.pick(&[0, 2, 4, 0x1000, 0x1FFE, 0x2002]);
+            a.mov(esp, user::KERNEL_ESP_HIGH | offset)?;
+            load(a, ss, selector::STACK16)?;
+        }
+        1 => a.mov(esp, address(rng))?,
+        2 => a.mov(esp, rng.pick(&[0u32, 1, 2, 4, 6, 0xFFFF_FFFE, 0xFFFF_F002]))?,
+        _ => {
+            load(a, ss, 0x27)?;
+            a.mov(esp, user::TOP + rng.below(0x1000))?;
+        }
+    }
+    match rng.below(4) {
+        0 => a.push(eax),
+        1 => a.pusha(),
+        2 => a.int(0x80),
+        _ => a.pop(edx),
+    }
+}
+
+fn shadowed_interrupt(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let stack = rng.pick(&[selector::DATA, selector::STACK16, 0x63]);
+    if stack == selector::STACK16 {
+        a.mov(esp, user::KERNEL_ESP_HIGH | 0x1800)?;
+    }
+    load(a, ss, stack)?;
+    match rng.below(4) {
+        0 => a.int(0x80),
+        1 => a.int3(),
+        2 => a.hlt(),
+        _ => a.mov(ecx, dword_ptr(user::ABSENT)),
+    }
+}
+
+fn edge_of_memory(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let at = 0u32.wrapping_sub(rng.below(8) + 1);
+    a.mov(ebx, at)?;
+    match rng.below(6) {
+        0 => a.mov(eax, dword_ptr(ebx)),
+        1 => a.mov(dword_ptr(ebx), eax),
+        2 => a.fld(tbyte_ptr(ebx)),
+        3 => a.jmp(ebx),
+        4 => a.mov(eax, dword_ptr(ebx + ebx * 8 + 0x7FFF_FFFF)),
+        _ => {
+            a.mov(ecx, rng.below(12))?;
+            a.mov(edi, ebx)?;
+            a.rep().stosw()
+        }
+    }
+}
+
+/// Writes into the program itself, through the alias and in place: a slot gets an instruction of two
+/// bytes that changes a register, or a system call, and a jump to its end.
+fn code_edit(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    let offset = rng.below(user::SLOTS - 1) * user::SLOT;
+    let base = rng.pick(&[user::CODE_ALIAS, user::CODE_ALIAS, user::CODE]);
+    // inc eax; nop - dec eax; nop - xor eax, eax - not eax - int 80h
+    let [first, second] = rng.pick(&[
+        [0x40, 0x90],
+        [0x48, 0x90],
+        [0x31, 0xC0],
+        [0xF7, 0xD0],
+        [0xCD, 0x80],
+    ]);
+    let jump = [0xEB, user::SLOT as u8 - 4];
+    let word = u32::from_le_bytes([first, second, jump[0], jump[1]]);
+    a.mov(dword_ptr(base + offset), word as i32)
+}
+
+fn undefined(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    // LOCK where it is not allowed is left to the tests of the translator: QEMU's processors run it.
+    const BYTES: [&[u8]; 10] = [
+        &[0x0F, 0x0B],
+        &[0x0F, 0xFF, 0xC0],
+        &[0x8E, 0xC8],       // mov cs, ax
+        &[0xFE, 0xF8],       // no such operation
+        &[0x0F, 0x05],       // syscall, without EFER.SCE
+        &[0x0F, 0x34],       // sysenter, with no CS for it
+        &[0xC4, 0xC0],       // les with a register, or VEX
+        &[0x62, 0xC0],       // bound with a register, or EVEX
+        &[0xF1],             // icebp
+        &[0x0F, 0x01, 0xD0], // xgetbv, without OSXSAVE
+    ];
+    a.db(rng.pick(&BYTES))
+}
+
+fn single_step(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    a.pushfd()?;
+    a.or(dword_ptr(esp), 0x100)?;
+    a.popfd()?;
+    match rng.below(4) {
+        0 => a.nop(),
+        1 => a.mov(eax, dword_ptr(user::ABSENT)),
+        2 => a.int(0x80),
+        _ => a.push(eax),
+    }
+}
+
+fn decimal(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+    match rng.below(6) {
+        0 => a.daa()?,
+        1 => a.das()?,
+        2 => a.aaa()?,
+        3 => a.aas()?,
+        4 => a.aam(rng.below(12) as i32)?,
+        _ => a.aad(rng.below(256) as i32)?,
+    }
+    a.cmp(al, 5) // some flags are undefined
+}
