@@ -3,6 +3,7 @@
 
 mod guest;
 mod machine;
+mod tables;
 
 use super::bytes::Bytes;
 use crate::generate::Rng;
