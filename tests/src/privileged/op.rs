@@ -120,6 +120,15 @@ pub enum Op {
     Smsw {
         size: u32,
     },
+    /// SLDT, STR and SMSW of LDTR, TR and CR0 to DS:`offset`: 16 bits whatever the operand size.
+    StoreWord {
+        field: Field,
+        offset: u32,
+    },
+    /// LMSW of the word at DS:`offset`.
+    LmswMemory {
+        offset: u32,
+    },
     Clts,
     /// MOV between EAX and a control register.
     ReadCr(u8),

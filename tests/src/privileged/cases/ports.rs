@@ -79,8 +79,14 @@ fn accesses(cases: &mut Vec<Case>, mode: Mode, name: &str, set: fn(Case) -> Case
     // Wider ones, whose ports are in two bytes of the bitmap, and where nothing answers.
     for size in [2, 4] {
         let port = WIDE_PORT;
-        let op = Op::Out { port, size };
-        push("OUT", sized(mode, size, &[0xEF]), op, port);
+        for (instruction, opcode, op) in [
+            ("IN", 0xED, Op::In { port, size }),
+            ("OUT", 0xEF, Op::Out { port, size }),
+            ("INS", 0x6D, Op::Ins { size }),
+            ("OUTS", 0x6F, Op::Outs { size }),
+        ] {
+            push(instruction, sized(mode, size, &[opcode]), op, port);
+        }
     }
     // An immediate port, which the bitmap denies: POST codes.
     push(

@@ -7,7 +7,7 @@ use super::super::op::Op;
 use super::{all_kinds, any, direct, levels, plain, protected, sized};
 
 /// Why QEMU cannot run a case.
-const LIMITS: &str = "LGDT and LIDT from beyond a segment's limit: TCG loads what is there";
+const LIMITS: &str = "LGDT, LIDT and LMSW from beyond a segment's limit: TCG loads what is there";
 
 pub(super) fn add(cases: &mut Vec<Case>) {
     for mode in levels() {
@@ -18,6 +18,7 @@ pub(super) fn add(cases: &mut Vec<Case>) {
             let code = sized(mode, size, &[0x0F, 0x00, 0xC8]);
             plain(cases, "STR", mode, &code, Op::Str { size });
         }
+        words(cases, mode);
     }
     for mode in levels() {
         system_segments(cases, mode);
@@ -68,6 +69,39 @@ fn registers(cases: &mut Vec<Case>, mode: Mode) {
             &[0x0F, 0x01, 0xD0 | reg << 3],
             Op::Undefined,
         );
+    }
+}
+
+/// SLDT, STR, SMSW and LMSW with a memory operand.
+fn words(cases: &mut Vec<Case>, mode: Mode) {
+    for size in [2, 4] {
+        // The second one has its upper byte beyond the limit.
+        for (offset, name) in [(at::DATA, "memory"), (0xFFFF, "memory beyond the limit")] {
+            let name = format!("{}-bit {name}", size * 8);
+            for (instruction, opcode, reg, field) in [
+                ("SLDT", 0, 0, Field::Ldtr),
+                ("STR", 0, 1, Field::Tr),
+                ("SMSW", 1, 4, Field::Cr0),
+            ] {
+                let code = sized(mode, size, &direct(mode, &[0x0F, opcode], reg, offset));
+                let op = Op::StoreWord { field, offset };
+                cases.push(Case::new(instruction, name.clone(), mode, code, op));
+            }
+            let code = sized(mode, size, &direct(mode, &[0x0F, 1], 6, offset));
+            for value in [0, 8, 0xFFFE] {
+                let case = Case::new(
+                    "LMSW",
+                    format!("{name} {value:x}"),
+                    mode,
+                    code.clone(),
+                    Op::LmswMemory { offset },
+                )
+                .memory(at::DATA, 2, value)
+                .with_bits(Field::Cr0, 0x20);
+                let fatal = mode.cpl() == 0 && offset != at::DATA;
+                cases.push(case.fatal_to_qemu(fatal, LIMITS));
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::Field;
 use super::super::model::{flag, vector as v};
+use super::super::op::Op;
 use super::{Difference, Rule, Subject};
 
 const fn rule(
@@ -64,6 +65,25 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     rule(
+        "unaligned ports",
+        "an unaligned access to ports that no device has reads 0 in QEMU, whose I/O space takes aligned ones alone there; on a PC the bus floats and gives ones, and the SDM says nothing",
+        |s| {
+            let value = s.in_memory()
+                || matches!(
+                    s.difference,
+                    Difference::Field {
+                        field: Field::Eax,
+                        ..
+                    }
+                );
+            let wide = matches!(
+                s.case.op,
+                Op::In { size: 2 | 4, .. } | Op::Ins { size: 2 | 4 }
+            );
+            wide && value && s.vectors() == (v::UD.into(), v::UD.into())
+        },
+    ),
+    rule(
         "missing MSRs",
         "TCG reads an MSR that does not exist as 0 and drops writes; SDM vol. 2B, RDMSR and WRMSR: #GP",
         |s| s.ends(&["RDMSR", "WRMSR"], v::GP, v::UD),
@@ -115,6 +135,8 @@ pub(super) const RULES: &[Rule] = &[
             let expected = s.vectors().0;
             let faults = [v::GP, v::SS].map(u32::from).contains(&expected);
             s.case.instruction == "segment limit" && faults
+                || s.named("memory beyond the limit")
+                    && s.ends(&["SLDT", "STR", "SMSW"], v::GP, v::UD)
         },
     ),
     rule(

@@ -91,11 +91,21 @@ impl Cpu {
                 self.set_low(Field::Eax, size, value);
                 Ok(())
             }
+            Op::StoreWord { field, offset } => {
+                if field != Field::Cr0 && (self.real() || self.v86()) {
+                    return ud;
+                }
+                self.write_segment(Seg::Ds, offset, 2, self.state[field])
+            }
             Op::Lmsw => {
                 self.require_cpl0()?;
-                let value = self.state[Field::Eax] & 0xF;
-                let old = self.state[Field::Cr0];
-                self.state[Field::Cr0] = old & !0xE | value;
+                self.load_status(self.state[Field::Eax]);
+                Ok(())
+            }
+            Op::LmswMemory { offset } => {
+                self.require_cpl0()?;
+                let value = self.read_segment(Seg::Ds, offset, 2)?;
+                self.load_status(value);
                 Ok(())
             }
             Op::Clts => {
@@ -239,6 +249,12 @@ impl Cpu {
         }
     }
 
+    /// LMSW: PE can be set and not cleared.
+    fn load_status(&mut self, value: u32) {
+        let old = self.state[Field::Cr0];
+        self.state[Field::Cr0] = old & !0xE | value & 0xF;
+    }
+
     fn require_v86_iopl(&self) -> Step {
         if self.v86() && self.iopl() < 3 {
             Err(Fault::new(vector::GP))
@@ -284,12 +300,11 @@ impl Cpu {
         };
         match op {
             Op::In { .. } => {
-                let value = u32::from(SCRATCH);
-                self.set_low(Field::Eax, size, value);
+                self.set_low(Field::Eax, size, port_value(size));
             }
             Op::Ins { .. } => {
                 let offset = address(self.state[Field::Edi], wide);
-                self.write_segment(Seg::Es, offset, size, SCRATCH.into())?;
+                self.write_segment(Seg::Es, offset, size, port_value(size))?;
                 let edi = self.state[Field::Edi].wrapping_add(step);
                 self.set_low(Field::Edi, if wide { 4 } else { 2 }, edi);
             }
@@ -523,6 +538,11 @@ impl Cpu {
         }
         Ok(())
     }
+}
+
+/// What a port has: bytes come from the UART, and nothing answers wider accesses.
+fn port_value(size: u32) -> u32 {
+    if size == 1 { SCRATCH.into() } else { u32::MAX }
 }
 
 fn control(n: u8) -> Option<Field> {
