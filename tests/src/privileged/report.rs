@@ -94,7 +94,7 @@ pub fn column(
 const HEAD: &str = "\
 # Privileged and sensitive instructions
 
-Every privileged and sensitive instruction in every mode and at every privilege level, compared with what the Intel SDM
+Privileged and sensitive instructions in every mode and at every privilege level, compared with what the Intel SDM
 says. A case is one instruction: a small kernel (`tests/src/privileged`) sets up the state, runs it, and reports vector,
 error code, registers, tables and all memory that changed. What must happen comes from a model of the manual's operation
 sections (`tests/src/privileged/model`) that shares nothing with the translator. The same image runs in
