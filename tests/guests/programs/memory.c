@@ -48,6 +48,39 @@ static void protections(void) {
     tried("last word", load, (void *)0xFFFFFFFC);
 }
 
+// Code where no code may run. Only paging with NX (EFER.NXE) can tell; the processor says so in bit 4 of the error code.
+static uint8_t data[16] = {0xC3}; // ret
+
+static void no_execute(void) {
+    uint8_t on_stack[16] __attribute__((aligned(16)));
+    uint8_t *volatile stack = on_stack; // or the store below would be left out
+    stack[0] = 0xC3;
+    struct outcome outcome = attempt(jump, on_stack); // whose address is another each time
+    line("execute stack", "%d error %#x there %d", outcome.signal, outcome.r.err, outcome.address == (uintptr_t)on_stack);
+    outcome = attempt(jump, data);
+    line("execute data", "%d error %#x there %d", outcome.signal, outcome.r.err, outcome.address == (uintptr_t)data);
+    uint8_t *page = map((uintptr_t)base, 2 * PAGE, PROT_READ | PROT_WRITE);
+    page[0x123] = page[PAGE] = 0xC3;
+    page[PAGE - 1] = 0x90; // nop
+    tried("execute mapping", jump, page + 0x123);
+    mprotect(page, PAGE, PROT_READ | PROT_EXEC);
+    tried("execute after mprotect", jump, page + 0x123);
+    tried("execute into the next page", jump, page + PAGE - 1);
+    mprotect(page + PAGE, PAGE, PROT_READ | PROT_EXEC);
+    tried("execute both", jump, page + PAGE - 1);
+    mprotect(page, PAGE, PROT_READ | PROT_WRITE);
+    tried("execute mapping again", jump, page + 0x123);
+    // Translated and run many times before the right goes.
+    mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
+    for (int i = 0; i < 1000; i++) {
+        jump(page + 0x123);
+    }
+    mprotect(page, PAGE, PROT_READ | PROT_WRITE);
+    tried("execute no more", jump, page + 0x123);
+    tried("still readable", load, page + 0x123);
+    munmap(page, 2 * PAGE);
+}
+
 static void remapping(void) {
     uint8_t *area = map((uintptr_t)base, 16 * PAGE, PROT_READ | PROT_WRITE);
     for (int i = 0; i < 16; i++) {
@@ -228,6 +261,7 @@ static void many(void) {
 
 void memory(void) {
     protections();
+    no_execute();
     remapping();
     files();
     copy_on_write();
