@@ -23,6 +23,10 @@ pub enum ChipsetEvent {
     PowerOff,
     /// An edge of the NMI wire.
     Nmi,
+    /// A device waits for guest memory: [`Chipset::transfer`](crate::Chipset::transfer).
+    Dma,
+    /// The firmware area leads elsewhere, as [`Chipset::pam`](crate::Chipset::pam) says.
+    Pam,
     /// The A20 gate is open (true) or forces address bit 20 to zero (false) from now on.
     A20(bool),
 }
@@ -33,6 +37,8 @@ pub(crate) enum Signal {
     Reset(ResetKind),
     PowerOff,
     Nmi,
+    Dma,
+    Pam,
 }
 
 impl Signal {
@@ -42,6 +48,8 @@ impl Signal {
             Self::Reset(ResetKind::System) => 2,
             Self::PowerOff => 4,
             Self::Nmi => 8,
+            Self::Dma => 16,
+            Self::Pam => 32,
         }
     }
 }
@@ -82,6 +90,8 @@ impl EventSink {
                 ChipsetEvent::Reset(ResetKind::Processor),
             ),
             (Signal::Nmi, ChipsetEvent::Nmi),
+            (Signal::Pam, ChipsetEvent::Pam),
+            (Signal::Dma, ChipsetEvent::Dma),
         ]
         .into_iter()
         .filter(move |(signal, _)| raised & signal.bit() != 0)

@@ -15,12 +15,15 @@
 pub mod acpi;
 pub mod bus;
 pub mod chipset;
+pub mod debug_port;
 pub mod device;
 pub mod event;
 pub mod fpu_error;
+pub mod fw_cfg;
 pub mod i8042;
 mod limit;
 pub mod line;
+pub mod memory;
 pub mod pci;
 pub mod pic;
 pub mod pit;

@@ -68,6 +68,9 @@ pub enum MmuError {
     /// More ROM (or RAM) above the top of RAM than there is room for.
     #[error("no room for another {0:#x} bytes of memory above the top of RAM")]
     ExtraMemory(u64),
+    /// A ROM layer where there is no RAM above it.
+    #[error("no memory at {0:#x} that a ROM could be shadowed by")]
+    NotRam(u64),
 }
 
 /// A physical access outside memory.

@@ -13,6 +13,7 @@ mod paging;
 mod phys;
 mod pool;
 mod ram;
+mod shadowing;
 mod space;
 mod stats;
 mod tlb;
@@ -28,6 +29,6 @@ pub use mmu::Mmu;
 pub use stats::MmuStats;
 pub use types::{
     Access, AccessKind, AccessPlan, FaultCode, FaultOutcome, MmuEvent, PAGE_SHIFT, PAGE_SIZE,
-    PageFault, PagingRegs, PhysTarget, Privilege, RangeKind, Resolved, ShadowRoot, SpaceId,
-    TableEdit, UserRegions, View,
+    PageFault, PagingRegs, PhysTarget, Privilege, RangeKind, Resolved, ShadowRoot, Shadowing,
+    SpaceId, TableEdit, UserRegions, View,
 };

@@ -327,7 +327,12 @@ impl Mmu {
             match self.map.lookup_on_bus(gpa) {
                 Frame::Ram(page) => self.write_page(page, offset as u32, part),
                 Frame::Rom(page) if rom => self.write_page(page, offset as u32, part),
-                Frame::Rom(_) | Frame::Device | Frame::Hole => {}
+                Frame::Rom(_) => {
+                    if let Some(page) = self.map.written_below(gpa) {
+                        self.write_page(page, offset as u32, part);
+                    }
+                }
+                Frame::Device | Frame::Hole => {}
             }
             gpa += part.len() as u64;
             rest = after;

@@ -1,7 +1,9 @@
 //! The guest-physical memory map: what each page frame leads to.
 
+use std::collections::BTreeMap;
+
 use crate::ram::HostPage;
-use crate::{MmuError, PAGE_SHIFT, PAGE_SIZE, PhysTarget, RangeKind};
+use crate::{MmuError, PAGE_SHIFT, PAGE_SIZE, PhysTarget, RangeKind, Shadowing};
 
 /// Page frames below 4 GiB; nothing but holes is above.
 const FRAMES: usize = 1 << 20;
@@ -46,9 +48,20 @@ pub(crate) struct PhysMap {
     frames: Vec<u32>,
     /// Frame that owns a page above the top of RAM.
     extra_owner: Vec<u32>,
+    /// Frames with a ROM layer below their RAM.
+    layers: BTreeMap<u32, Layers>,
     ram_pages: u32,
     extra_limit: u32,
     a20_mask: u64,
+}
+
+/// The two pages of a frame that a chipset can shadow.
+#[derive(Clone, Copy, Debug)]
+struct Layers {
+    ram: HostPage,
+    rom: HostPage,
+    /// Reads come from the ROM and writes go to the RAM.
+    write_ram: bool,
 }
 
 impl PhysMap {
@@ -62,6 +75,7 @@ impl PhysMap {
         PhysMap {
             frames,
             extra_owner: Vec::new(),
+            layers: BTreeMap::new(),
             ram_pages,
             extra_limit,
             a20_mask: !0,
@@ -148,6 +162,73 @@ impl PhysMap {
             *entry = *entry & !3 | kind;
         }
         Ok(())
+    }
+
+    /// Gives each frame of a range a page for a ROM layer. What the frames lead to stays.
+    pub(crate) fn add_layer(&mut self, range: FrameRange) -> Result<(), MmuError> {
+        let frames = range.first..range.end;
+        let needed = frames.clone().filter(|f| !self.layers.contains_key(f));
+        let needed = needed.count();
+        if self.extra_owner.len() + needed > self.extra_limit as usize {
+            return Err(MmuError::ExtraMemory(needed as u64 * PAGE_SIZE));
+        }
+        for frame in frames {
+            let Some(ram) = self.backing(frame) else {
+                return Err(MmuError::NotRam(u64::from(frame) << PAGE_SHIFT));
+            };
+            self.layers.entry(frame).or_insert_with(|| {
+                let rom = self.ram_pages + self.extra_owner.len() as u32;
+                self.extra_owner.push(frame);
+                Layers {
+                    ram,
+                    rom,
+                    write_ram: false,
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The page of a frame's ROM layer.
+    pub(crate) fn rom_layer(&self, frame: u32) -> Option<HostPage> {
+        self.layers.get(&frame).map(|layers| layers.rom)
+    }
+
+    /// What a frame with a ROM layer leads to under a setting, as its entry of the map.
+    fn shadowed_entry(&self, frame: u32, how: Shadowing) -> Option<u32> {
+        let layers = self.layers.get(&frame)?;
+        Some(match (how.read_ram, how.write_ram) {
+            (true, true) => (layers.ram + 1) << 2 | 1,
+            (true, false) => (layers.ram + 1) << 2 | 2,
+            (false, _) => (layers.rom + 1) << 2 | 2,
+        })
+    }
+
+    /// Whether a setting changes what reads or writes of a frame lead to.
+    pub(crate) fn shadowing_differs(&self, frame: u32, how: Shadowing) -> bool {
+        let entry = self.shadowed_entry(frame, how);
+        let write = self.layers.get(&frame).map(|layers| layers.write_ram);
+        entry != self.frames.get(frame as usize).copied() || write != Some(how.write_below())
+    }
+
+    /// Applies a setting to a frame with a ROM layer.
+    pub(crate) fn shadow(&mut self, frame: u32, how: Shadowing) {
+        let Some(new) = self.shadowed_entry(frame, how) else {
+            return;
+        };
+        if let Some(entry) = self.frames.get_mut(frame as usize) {
+            *entry = new;
+        }
+        if let Some(layers) = self.layers.get_mut(&frame) {
+            layers.write_ram = how.write_below();
+        }
+    }
+
+    /// The page of RAM that takes writes to an address (on the bus) whose reads come from ROM.
+    pub(crate) fn written_below(&self, gpa: u64) -> Option<HostPage> {
+        let frame = u32::try_from(gpa >> PAGE_SHIFT).ok()?;
+        let layers = self.layers.get(&frame)?;
+        layers.write_ram.then_some(layers.ram)
     }
 
     /// The page that a frame has been given, whatever it leads to now.

@@ -112,6 +112,33 @@ pub enum PhysTarget {
 /// What [`Mmu::set_range`](crate::Mmu::set_range) makes of a range; the same four kinds.
 pub type RangeKind = PhysTarget;
 
+/// Where accesses to memory that a chipset can shadow go: to RAM, or past it to the ROM on the bus behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shadowing {
+    /// Reads come from RAM.
+    pub read_ram: bool,
+    /// Writes go to RAM; otherwise they are lost.
+    pub write_ram: bool,
+}
+
+impl Shadowing {
+    /// Plain RAM.
+    pub const RAM: Shadowing = Shadowing {
+        read_ram: true,
+        write_ram: true,
+    };
+    /// The ROM alone.
+    pub const ROM: Shadowing = Shadowing {
+        read_ram: false,
+        write_ram: false,
+    };
+
+    /// Reads and writes go to different places.
+    pub(crate) fn write_below(self) -> bool {
+        self.write_ram && !self.read_ram
+    }
+}
+
 /// A translated access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resolved {

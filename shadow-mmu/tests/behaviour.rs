@@ -268,3 +268,96 @@ fn a_watched_page_is_in_no_window() {
     ));
     m.audit().unwrap();
 }
+
+#[test]
+fn shadow_ram_switches_between_two_pages() {
+    let mut m = mmu(16);
+    let rom: Vec<u8> = (0..0x4000u32).map(|at| (at >> 12) as u8 | 0x50).collect();
+    m.add_rom_layer(0xf_0000, &rom).unwrap();
+    access(&mut m, 0xf_1000, WRITE, 0x1111_1111);
+    let read = |m: &mut Mmu| access(m, 0xf_1000, READ, 0).unwrap();
+    assert_eq!(
+        read(&mut m),
+        0x1111_1111,
+        "RAM until somebody says otherwise"
+    );
+
+    m.set_shadowing(0xf_0000, 0x4000, Shadowing::ROM).unwrap();
+    access(&mut m, 0xf_1000, WRITE, 0x2222_2222);
+    assert_eq!(read(&mut m), 0x5151_5151, "the ROM ignores writes");
+    let through = Shadowing {
+        write_ram: true,
+        ..Shadowing::ROM
+    };
+    m.set_shadowing(0xf_0000, 0x4000, through).unwrap();
+    access(&mut m, 0xf_1000, WRITE, 0x3333_3333);
+    assert_eq!(read(&mut m), 0x5151_5151, "reads still come from the ROM");
+    let locked = Shadowing {
+        write_ram: false,
+        ..Shadowing::RAM
+    };
+    m.set_shadowing(0xf_0000, 0x4000, locked).unwrap();
+    assert_eq!(read(&mut m), 0x3333_3333, "the write went to the RAM");
+    access(&mut m, 0xf_1000, WRITE, 0x4444_4444);
+    assert_eq!(read(&mut m), 0x3333_3333, "locked");
+    m.set_shadowing(0xf_0000, 0x4000, Shadowing::RAM).unwrap();
+    access(&mut m, 0xf_1000, WRITE, 0x5555_5555);
+    assert_eq!(read(&mut m), 0x5555_5555);
+    m.audit().unwrap();
+}
+
+#[test]
+fn code_is_reported_when_shadow_ram_takes_it_away() {
+    let mut m = mmu(16);
+    m.add_rom_layer(0xf_0000, &[0x90; 0x2000]).unwrap();
+    m.trace_code(0xf1);
+    let mut events = Vec::new();
+    // Neither locking the page nor a switch of another one changes its contents.
+    let locked = Shadowing {
+        write_ram: false,
+        ..Shadowing::RAM
+    };
+    m.set_shadowing(0xf_0000, 0x2000, locked).unwrap();
+    m.set_shadowing(0xf_0000, 0x1000, Shadowing::ROM).unwrap();
+    m.take_events(&mut events);
+    assert!(events.is_empty(), "{events:?}");
+    m.set_shadowing(0xf_0000, 0x2000, Shadowing::ROM).unwrap();
+    m.take_events(&mut events);
+    let written = MmuEvent::CodeWritten {
+        gfn: 0xf1,
+        offset: 0,
+        len: 0x1000,
+    };
+    assert_eq!(events, [written]);
+}
+
+#[test]
+fn a_page_table_in_shadow_ram_is_read_again_after_a_switch() {
+    let mut m = mmu(16);
+    // A directory in RAM; the page table in the range that switches maps page 5 or, in the ROM, page 6.
+    let mut rom = vec![0; 0x1000];
+    rom[0x14..0x18].copy_from_slice(&(0x6000u32 | P | W).to_le_bytes());
+    m.add_rom_layer(0xe_0000, &rom).unwrap();
+    put32(&mut m, 0x5000, 0x5555);
+    put32(&mut m, 0x6000, 0x6666);
+    put32(&mut m, ROOT, 0xe_0000 | P | W);
+    put32(&mut m, 0xe_0014, 0x5000 | P | W);
+    m.set_paging(paging(ROOT));
+    assert_eq!(access(&mut m, 0x5000, READ, 0), Some(0x5555));
+    m.set_shadowing(0xe_0000, 0x1000, Shadowing::ROM).unwrap();
+    assert_eq!(access(&mut m, 0x5000, READ, 0), Some(0x6666));
+    m.set_shadowing(0xe_0000, 0x1000, Shadowing::RAM).unwrap();
+    assert_eq!(access(&mut m, 0x5000, READ, 0), Some(0x5555));
+    m.audit().unwrap();
+}
+
+#[test]
+fn a_rom_layer_needs_ram_above_it() {
+    let mut m = mmu(16);
+    assert!(m.add_rom_layer(0xffff_0000, &[0; 0x1000]).is_err());
+    assert!(m.add_rom_layer(0xf_0000, &[0; 0x800]).is_err());
+    // Where there is no layer, there is nothing to switch.
+    m.set_shadowing(0x1_0000, 0x1000, Shadowing::ROM).unwrap();
+    access(&mut m, 0x1_0000, WRITE, 7);
+    assert_eq!(access(&mut m, 0x1_0000, READ, 0), Some(7));
+}

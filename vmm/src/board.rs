@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource};
+use devices::memory::{GuestMemory, NoMemory};
+use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource, ResetKind};
+use shadow_mmu::Mmu;
 use translator::Platform;
 
 use crate::clock::{Clock, host_tsc};
@@ -29,8 +31,10 @@ pub struct Board {
     input: VecDeque<u8>,
     /// What devices and people asked for since the run loop looked last.
     power_off: bool,
-    reset: bool,
+    reset: Option<ResetKind>,
     a20: Option<bool>,
+    pam: bool,
+    transfer: bool,
     nmi: bool,
     stop: Option<StopReason>,
 }
@@ -52,8 +56,10 @@ impl Board {
             output_attention,
             input: VecDeque::new(),
             power_off: false,
-            reset: false,
+            reset: None,
             a20: None,
+            pam: false,
+            transfer: false,
             nmi: false,
             stop: None,
         }
@@ -80,10 +86,15 @@ impl Board {
         self.output.lock().flush();
     }
 
-    /// Sleeps until the vCPU has a reason to wake up from HLT, or the machine to stop.
-    pub fn sleep(&mut self) {
+    /// Sleeps until the vCPU has a reason to wake up from HLT, or the machine to stop. Without
+    /// `interrupts` an interrupt is no reason.
+    pub fn sleep(&mut self, interrupts: bool) {
         self.catch_up();
-        while !self.chipset.intr() && !self.attention() && !self.nmi && self.stop.is_none() {
+        while !(interrupts && self.chipset.intr())
+            && !self.attention()
+            && !self.nmi
+            && self.stop.is_none()
+        {
             let now = self.clock.now();
             // This thread waits for the deadline itself.
             self.helper.arm(None, now);
@@ -115,6 +126,25 @@ impl Board {
         self.a20.take()
     }
 
+    /// Whether shadow RAM has changed; each change is told once.
+    pub fn take_pam(&mut self) -> bool {
+        self.collect_events();
+        std::mem::take(&mut self.pam)
+    }
+
+    /// Whether a device waits for memory; each wish is told once.
+    pub fn take_transfer(&mut self) -> bool {
+        self.collect_events();
+        std::mem::take(&mut self.transfer)
+    }
+
+    /// Lends memory to the devices that wait for it.
+    pub fn transfer(&mut self, mmu: &mut Mmu) {
+        self.chipset.transfer(&mut Bus(mmu));
+        let now = self.clock.now();
+        self.settle(now);
+    }
+
     /// Whether there was an edge of the NMI wire; each is told once.
     pub fn take_nmi(&mut self) -> bool {
         self.collect_events();
@@ -136,6 +166,11 @@ impl Board {
         self.chipset.reset(self.clock.now());
     }
 
+    /// The processor is reset, and nothing else.
+    pub fn processor_reset(&mut self) {
+        self.chipset.processor_reset();
+    }
+
     /// Writes what was kept back.
     pub fn flush_output(&mut self) {
         self.output.lock().flush();
@@ -148,9 +183,13 @@ impl Board {
         for event in self.chipset.take_events() {
             match event {
                 ChipsetEvent::PowerOff => self.power_off = true,
-                // Without firmware there is nobody to tell a reset of the processor from one of
-                // the machine.
-                ChipsetEvent::Reset(_) => self.reset = true,
+                // A reset of the system includes one of the processor.
+                ChipsetEvent::Reset(ResetKind::Processor) => {
+                    self.reset.get_or_insert(ResetKind::Processor);
+                }
+                ChipsetEvent::Reset(ResetKind::System) => self.reset = Some(ResetKind::System),
+                ChipsetEvent::Pam => self.pam = true,
+                ChipsetEvent::Dma => self.transfer = true,
                 ChipsetEvent::A20(open) => self.a20 = Some(open),
                 ChipsetEvent::Nmi => self.nmi = true,
             }
@@ -190,6 +229,21 @@ impl Board {
         if !self.input.is_empty() {
             self.feed();
         }
+    }
+}
+
+/// Guest-physical memory as devices see it.
+struct Bus<'a>(&'a mut Mmu);
+
+impl GuestMemory for Bus<'_> {
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), NoMemory> {
+        let read = self.0.read_phys(address, data);
+        read.map_err(|error| NoMemory { address: error.gpa })
+    }
+
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), NoMemory> {
+        let written = self.0.write_phys(address, data);
+        written.map_err(|error| NoMemory { address: error.gpa })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use devices::ResetKind;
 use translator::Exit;
 
 use crate::guest::GuestError;
@@ -83,8 +84,8 @@ impl std::fmt::Display for Place {
 pub struct Requests {
     /// A device switched the machine off.
     pub power_off: bool,
-    /// A device pulled the reset line.
-    pub reset: bool,
+    /// A device pulled a reset line.
+    pub reset: Option<ResetKind>,
     /// The text that was waited for has come.
     pub matched: bool,
     /// The serial output cannot be written any more.
@@ -104,6 +105,8 @@ pub struct Situation {
     pub nmi: bool,
     /// A reset ends the run.
     pub end_at_reset: bool,
+    /// The machine has firmware, which goes on after a reset of the processor.
+    pub firmware: bool,
 }
 
 /// What the run loop does next.
@@ -118,7 +121,7 @@ pub enum Action {
     /// Sleep until something happens.
     Sleep,
     /// Put the machine back to its start.
-    Reset,
+    Reset(ResetKind),
     /// The run is over.
     End(Ending),
 }
@@ -136,9 +139,17 @@ pub fn handle(exit: Exit, requests: Requests, situation: &Situation) -> Result<A
         return Ok(action);
     }
     match exit {
+        // The board answers the processor's shutdown cycle with a reset.
+        Exit::Shutdown if situation.firmware && !situation.end_at_reset => {
+            tracing::debug!(%at, "triple fault: the processor is reset");
+            Ok(Action::Reset(ResetKind::Processor))
+        }
         Exit::Shutdown => Err(RunError::TripleFault { at }),
         Exit::Halted if situation.nmi => Ok(Action::Resume),
-        Exit::Halted if !situation.interrupts_enabled => Err(RunError::HaltedForever { at }),
+        // With firmware there are a screen to read and a button to press.
+        Exit::Halted if !situation.interrupts_enabled && !situation.firmware => {
+            Err(RunError::HaltedForever { at })
+        }
         Exit::Halted => Ok(Action::Sleep),
         Exit::InterruptReady => Ok(Action::TakeInterrupt),
         Exit::Replay => Ok(Action::Replay),
@@ -159,11 +170,13 @@ fn requested(requests: Requests, situation: &Situation) -> Result<Option<Action>
     if let Some(error) = requests.output_error {
         return Err(RunError::Output(error));
     }
-    if requests.reset {
-        return Ok(Some(if situation.end_at_reset {
+    if let Some(kind) = requests.reset {
+        // A program for the 286 resets the processor to get back to real mode: no end.
+        let start_again = situation.firmware && kind == ResetKind::Processor;
+        return Ok(Some(if situation.end_at_reset && !start_again {
             Action::End(Ending::Reset)
         } else {
-            Action::Reset
+            Action::Reset(kind)
         }));
     }
     Ok(None)
@@ -182,6 +195,7 @@ mod tests {
         interrupts_enabled: true,
         nmi: false,
         end_at_reset: false,
+        firmware: false,
     };
 
     fn plain(exit: Exit) -> Result<Action, RunError> {
@@ -229,14 +243,14 @@ mod tests {
     #[test]
     fn a_reset_restarts_or_ends() {
         let reset = || Requests {
-            reset: true,
+            reset: Some(ResetKind::System),
             ..Requests::default()
         };
         let action = handle(Exit::Attention, reset(), &RUNNING).expect("reset");
-        assert_eq!(action, Action::Reset);
+        assert_eq!(action, Action::Reset(ResetKind::System));
         // Linux resets by a triple fault when nothing else has worked: a reset under way wins.
         let action = handle(Exit::Shutdown, reset(), &RUNNING).expect("reset");
-        assert_eq!(action, Action::Reset);
+        assert_eq!(action, Action::Reset(ResetKind::System));
         let ending = Situation {
             end_at_reset: true,
             ..RUNNING
@@ -246,10 +260,41 @@ mod tests {
     }
 
     #[test]
+    fn with_firmware_a_triple_fault_resets_the_processor() {
+        let firmware = Situation {
+            firmware: true,
+            interrupts_enabled: false,
+            ..RUNNING
+        };
+        let action = |exit, requests, situation| handle(exit, requests, &situation);
+        let processor = Action::Reset(ResetKind::Processor);
+        let none = Requests::default;
+        let shutdown = action(Exit::Shutdown, none(), firmware);
+        assert_eq!(shutdown.expect("a reset"), processor);
+        let halted = action(Exit::Halted, none(), firmware);
+        assert_eq!(halted.expect("somebody may come"), Action::Sleep);
+        // --no-reboot is about the system, not about a way to real mode.
+        let ending = Situation {
+            end_at_reset: true,
+            ..firmware
+        };
+        let asked = |kind| Requests {
+            reset: Some(kind),
+            ..Requests::default()
+        };
+        let reset = action(Exit::Attention, asked(ResetKind::Processor), ending);
+        assert_eq!(reset.expect("a reset"), processor);
+        let reset = action(Exit::Attention, asked(ResetKind::System), ending);
+        assert_eq!(reset.expect("an end"), Action::End(Ending::Reset));
+        let error = action(Exit::Shutdown, none(), ending);
+        assert!(matches!(error, Err(RunError::TripleFault { .. })));
+    }
+
+    #[test]
     fn a_match_wins_over_everything_but_an_error_of_the_engine() {
         let all = || Requests {
             power_off: true,
-            reset: true,
+            reset: Some(ResetKind::System),
             matched: true,
             output_error: Some(io::ErrorKind::BrokenPipe.into()),
             stop: Some(StopReason::Timeout),

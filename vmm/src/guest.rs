@@ -4,11 +4,14 @@ use shadow_mmu::{Mmu, PhysError};
 use translator::CpuState;
 use translator::state::{Segment, seg};
 
+use crate::firmware::Firmware;
 use crate::loader::{self, LinuxImage, LoaderError};
 
 /// The software of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Guest {
+    /// Firmware, entered at the reset vector, which finds something to boot by itself.
+    Firmware(Firmware),
     /// A Linux kernel, entered by the 32-bit boot protocol.
     Linux {
         /// The bzImage.
@@ -43,6 +46,14 @@ pub enum GuestError {
 }
 
 impl Guest {
+    /// The firmware, where there is one.
+    pub fn firmware(&self) -> Option<&Firmware> {
+        match self {
+            Guest::Firmware(firmware) => Some(firmware),
+            _ => None,
+        }
+    }
+
     /// Puts the guest into memory and the vCPU at its start. `rsdp` is the guest-physical address
     /// of the ACPI root pointer.
     pub fn boot(
@@ -52,6 +63,8 @@ impl Guest {
         rsdp: Option<u32>,
     ) -> Result<(), GuestError> {
         match self {
+            // The ROM is there, and the reset state is where it starts.
+            Guest::Firmware(_) => {}
             Guest::Linux {
                 kernel,
                 initrd,

@@ -5,6 +5,7 @@
 //! through the port in [`engine`].
 
 pub mod board;
+pub mod boot_order;
 pub mod cli;
 mod clock;
 pub mod console;
@@ -12,8 +13,10 @@ pub mod demo;
 pub mod direct;
 pub mod engine;
 pub mod exits;
+pub mod firmware;
 pub mod guest;
 pub mod helper;
+pub mod image_kind;
 pub mod inputs;
 pub mod loader;
 pub mod machine;

@@ -8,15 +8,19 @@ use std::sync::atomic::AtomicBool;
 use decision::{Decider, EngineCosts, HostSupport, PolicySpec};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
 use devices::bus::BusError;
-use devices::{Chipset, ChipsetConfig, ChipsetCounters};
-use shadow_mmu::{AuditError, Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind};
+use devices::fw_cfg::FwCfgError;
+use devices::pci::host_bridge::pam_ranges;
+use devices::{Chipset, ChipsetConfig, ChipsetCounters, ResetKind};
+use shadow_mmu::{AuditError, Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind, Shadowing};
 use translator::system::CpuModel;
 use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
 
 use crate::board::Board;
+use crate::boot_order::BootOrder;
 use crate::clock::{Clock, host_tsc, wall_clock};
 use crate::direct::{self, OpenError, Purpose};
 use crate::engine::{DirectEngine, Kick};
+use crate::firmware::MapError;
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Helper, Watch};
 use crate::inputs::DescriptorTables;
@@ -33,6 +37,8 @@ use crate::trace::{End, EndOfVcpu, Header, Losses, Recorder, Tracer};
 pub struct MachineConfig {
     /// Memory.
     pub memory: MemorySize,
+    /// The order in which firmware tries drives.
+    pub boot: BootOrder,
     /// The processor that the guest is shown.
     pub cpu: CpuModel,
     /// Who picks the engine; `None`: the default, [`PolicySpec::Adaptive`], or where direct execution
@@ -77,6 +83,7 @@ impl Default for MachineConfig {
     fn default() -> Self {
         MachineConfig {
             memory: MemorySize::DEFAULT,
+            boot: BootOrder::default(),
             cpu: CpuModel::default(),
             policy: Some(PolicySpec::Translate),
             strict: false,
@@ -119,6 +126,9 @@ pub enum MachineError {
     /// no ACPI tables
     #[error("the ACPI tables cannot be built")]
     Acpi(#[from] AcpiError),
+    /// no configuration for the firmware
+    #[error("the firmware cannot be configured")]
+    FwCfg(#[from] FwCfgError),
     /// no direct execution, where it was asked for
     #[error("there is no direct execution")]
     Direct(#[from] OpenError),
@@ -189,12 +199,25 @@ impl Machine {
         )?;
         let helper = Helper::start(config.watch, kickers, stop).map_err(MachineError::Helper)?;
 
+        let firmware = guest.firmware();
+        if let Some(firmware) = firmware {
+            firmware.map(&mut mmu).map_err(|error| match error {
+                MapError::Range(error) => MachineError::Memory(error),
+                MapError::Memory(error) => MachineError::Guest(error.into()),
+            })?;
+        }
         let output = SharedOutput::new(output);
-        let chipset = Chipset::new(ChipsetConfig {
+        let mut chipset = Chipset::new(ChipsetConfig {
             wall_clock: wall_clock(),
             memory_size: config.memory.bytes(),
             com1: Box::new(output.clone()),
+            firmware: firmware
+                .map(|firmware| firmware.configuration(config.memory.bytes()))
+                .transpose()?,
         })?;
+        for (index, value) in config.boot.cmos() {
+            chipset.set_cmos(index, value);
+        }
         for range in chipset.mmio_ranges() {
             let first = range.start() / PAGE_SIZE * PAGE_SIZE;
             let bytes = (range.end() + 1 - first).next_multiple_of(PAGE_SIZE);
@@ -242,8 +265,11 @@ impl Machine {
     /// the guest does not load keeps its contents, as on a PC.
     fn boot(&mut self) -> Result<(), GuestError> {
         self.mmu.set_a20(true);
-        self.mmu
-            .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
+        self.shadow_firmware();
+        if self.guest.firmware().is_none() {
+            self.mmu
+                .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
+        }
         let state = self.vcpu.state_mut();
         *state = CpuState::reset(self.cpu.signature());
         // The guest's time-stamp counter starts at zero.
@@ -254,11 +280,67 @@ impl Machine {
         Ok(())
     }
 
-    /// The RESET# wire: devices and vCPU start again.
-    pub(crate) fn reset(&mut self) -> Result<(), GuestError> {
+    /// Starts again: the vCPU alone, or the devices with it. Without firmware there is nobody to tell
+    /// the one from the other, and the guest is loaded again.
+    pub(crate) fn reset(&mut self, kind: ResetKind) -> Result<(), GuestError> {
         self.account.resets += 1;
-        self.board.reset();
-        self.boot()
+        match kind {
+            ResetKind::Processor if self.has_firmware() => {
+                self.board.processor_reset();
+                self.init_processor();
+                self.follow_board();
+                Ok(())
+            }
+            ResetKind::Processor | ResetKind::System => {
+                self.board.reset();
+                self.boot()
+            }
+        }
+    }
+
+    /// INIT#: as a reset, but for the floating-point unit and the model-specific registers, the
+    /// time-stamp counter among them (Intel SDM vol. 3A, table 9-1).
+    fn init_processor(&mut self) {
+        let state = self.vcpu.state_mut();
+        *state = CpuState {
+            msrs: state.msrs.clone(),
+            fpu: state.fpu.clone(),
+            ..CpuState::reset(self.cpu.signature())
+        };
+        self.vcpu.sync_paging(&mut self.mmu);
+    }
+
+    /// Whether the machine starts with firmware.
+    pub(crate) fn has_firmware(&self) -> bool {
+        self.guest.firmware().is_some()
+    }
+
+    /// Does what devices have asked for that concerns memory: the A20 gate, shadow RAM, transfers.
+    pub(crate) fn follow_board(&mut self) {
+        if let Some(open) = self.board.take_a20() {
+            self.mmu.set_a20(open);
+        }
+        if self.board.take_pam() {
+            self.shadow_firmware();
+        }
+        if self.board.take_transfer() {
+            self.board.transfer(&mut self.mmu);
+        }
+    }
+
+    /// Shadow RAM as the host bridge's PAM registers say.
+    fn shadow_firmware(&mut self) {
+        for range in pam_ranges(self.board.chipset().pam()) {
+            let how = Shadowing {
+                read_ram: range.read_ram,
+                write_ram: range.write_ram,
+            };
+            let bytes = range.addresses.end - range.addresses.start;
+            if let Err(error) = self.mmu.set_shadowing(range.addresses.start, bytes, how) {
+                // The ranges are whole pages below 1 MiB.
+                tracing::error!(%error, "shadow RAM");
+            }
+        }
     }
 
     /// The NMI button, to be pressed from other threads while the machine runs.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use decision::{Decision, Engine, ExitKind, Run, Stretch, SwitchRecord};
 use translator::state::seg;
-use translator::{Exit, RunLimits};
+use translator::{Exit, Platform, RunLimits};
 
 use crate::exits::{Action, Ending, Place, RunError, Situation, handle};
 use crate::machine::Machine;
@@ -58,9 +58,7 @@ impl Machine {
                 self.record_switch(record);
             }
             let exit = self.run_engine(&decision);
-            if let Some(open) = self.board.take_a20() {
-                self.mmu.set_a20(open);
-            }
+            self.follow_board();
             if let Some(ending) = self.handle(exit)? {
                 return Ok(ending);
             }
@@ -128,20 +126,30 @@ impl Machine {
                 Action::Replay => self.account.replay = true,
                 Action::Sleep => {
                     self.sleep();
-                    // What ended the sleep may be the end of the run.
-                    exit = Exit::Kicked;
+                    self.follow_board();
+                    // What ended the sleep may be the end of the run, or nothing that wakes a vCPU up.
+                    exit = if self.wakes_up() {
+                        Exit::Kicked
+                    } else {
+                        Exit::Halted
+                    };
                     continue;
                 }
-                Action::Reset => self.reset().map_err(RunError::Reload)?,
+                Action::Reset(kind) => self.reset(kind).map_err(RunError::Reload)?,
                 Action::End(ending) => return Ok(Some(ending)),
             }
             return Ok(None);
         }
     }
 
+    /// There is an interrupt that the halted vCPU takes. An NMI is found when the exit is handled again.
+    fn wakes_up(&mut self) -> bool {
+        self.vcpu.state().interrupt_flag() && self.board.interrupt_pending()
+    }
+
     fn sleep(&mut self) {
         let start = self.board.now();
-        self.board.sleep();
+        self.board.sleep(self.vcpu.state().interrupt_flag());
         let ns = self.board.now().since(start);
         self.account.halted_ns += ns;
         self.decider.slept(ns);
@@ -158,6 +166,7 @@ impl Machine {
             interrupts_enabled: state.interrupt_flag(),
             nmi: state.accepts_nmi(),
             end_at_reset: self.end_at_reset,
+            firmware: self.has_firmware(),
         }
     }
 

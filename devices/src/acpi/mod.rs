@@ -1,15 +1,15 @@
-//! The ACPI tables that describe this chipset to an operating system which is started without
-//! firmware: RSDP, RSDT, FADT, FACS and a DSDT with soft off, the PCI root and the devices of the
+//! The ACPI tables that describe this chipset to an operating system: RSDP, RSDT, FADT, FACS and a DSDT with soft off, the PCI root and the devices of the
 //! system board.
 //!
 //! Nothing is written anywhere: [`build`] turns a configuration into bytes, and a loader puts
-//! them into guest memory.
+//! them into guest memory. A firmware places them itself ([`loader`]).
 
 use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
 mod aml;
+pub mod loader;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! The devices of the chipset, and how the buses find them.
 
 use crate::bus::{BusError, DeviceId, MmioDevices, PortBus, PortDevices};
+use crate::debug_port::{DEBUG_PORT, DebugPort};
 use crate::device::{AccessSize, Device, MmioDevice, PortDevice};
 use crate::fpu_error::{CLEAR_BUSY, FpuError};
+use crate::fw_cfg::{FwCfg, spec as fw_cfg};
 use crate::i8042::{I8042, spec as i8042};
 use crate::pci::{PciHost, spec as pci};
 use crate::pic::{Pic, spec as pic};
@@ -29,13 +31,15 @@ pub(super) enum BoardDevice {
     Post,
     Pci,
     Pm,
+    FwCfg,
+    Debug,
 }
 
 /// First [`DeviceId`] of a device that was added from outside.
 pub(super) const FIRST_ADDED: u8 = 32;
 
 impl BoardDevice {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Pic,
         Self::Pit,
         Self::Rtc,
@@ -46,6 +50,8 @@ impl BoardDevice {
         Self::Post,
         Self::Pci,
         Self::Pm,
+        Self::FwCfg,
+        Self::Debug,
     ];
 
     const fn id(self) -> DeviceId {
@@ -68,12 +74,15 @@ impl BoardDevice {
 
     /// Whether a write may move the next timed event.
     fn write_is_timed(self) -> bool {
-        matches!(self, Self::Pit | Self::Rtc | Self::I8042 | Self::Pm)
+        matches!(
+            self,
+            Self::Pit | Self::Rtc | Self::I8042 | Self::Pm | Self::Pci
+        )
     }
 
     /// Whether the device takes accesses wider than a byte whole.
     fn is_wide(self) -> bool {
-        matches!(self, Self::Pci | Self::Pm)
+        matches!(self, Self::Pci | Self::Pm | Self::FwCfg)
     }
 }
 
@@ -104,6 +113,9 @@ pub(super) struct Devices {
     pub(super) post: PostCode,
     pub(super) pci: PciHost,
     pub(super) pm: Pm,
+    /// There for a firmware only.
+    pub(super) fw_cfg: Option<FwCfg>,
+    pub(super) debug: DebugPort,
     /// Devices added from outside; the first has the id [`FIRST_ADDED`].
     pub(super) added: Vec<AddedDevice>,
 }
@@ -141,10 +153,37 @@ impl Devices {
             (pci::CONFIG_ADDRESS..=pci::CONFIG_ADDRESS, Dword, D::Pci),
             (pm::RESET_CONTROL..=pm::RESET_CONTROL, Byte, D::Pm),
             (pci::CONFIG_DATA..=pci::CONFIG_DATA + 3, Dword, D::Pci),
-            (pm::PM_BASE..=pm::PM_END, Dword, D::Pm),
             (pm::SMI_CMD..=pm::APM_STATUS, Byte, D::Pm),
         ] {
             ports.register(range, width, device.id())?;
+        }
+        Ok(())
+    }
+
+    /// Claims the ports that only a firmware has a use for.
+    pub(super) fn register_for_firmware(ports: &mut PortBus) -> Result<(), BusError> {
+        use AccessSize::{Byte, Dword, Word};
+        let fw_cfg = BoardDevice::FwCfg.id();
+        ports.register(fw_cfg::SELECTOR..=fw_cfg::DATA, Word, fw_cfg)?;
+        ports.register(fw_cfg::DMA_HIGH..=fw_cfg::DMA_LOW + 3, Dword, fw_cfg)?;
+        ports.register(DEBUG_PORT..=DEBUG_PORT, Byte, BoardDevice::Debug.id())
+    }
+
+    /// Moves the power management registers from port `from` to port `to`.
+    pub(super) fn move_pm(
+        &mut self,
+        ports: &mut PortBus,
+        from: Option<u16>,
+        to: Option<u16>,
+    ) -> Result<(), BusError> {
+        let id = BoardDevice::Pm.id();
+        let block = |base: u16| base..=base.saturating_add(pm::PM_LEN - 1);
+        if let Some(from) = from {
+            ports.unregister(block(from), id);
+        }
+        if let Some(to) = to {
+            ports.register(block(to), AccessSize::Dword, id)?;
+            self.pm.set_base(to);
         }
         Ok(())
     }
@@ -183,6 +222,10 @@ impl Devices {
         self.post.reset();
         self.pci.reset();
         self.pm.reset(now);
+        if let Some(fw_cfg) = &mut self.fw_cfg {
+            fw_cfg.reset();
+        }
+        self.debug.reset();
         for device in &mut self.added {
             device.0.reset(now);
         }
@@ -214,6 +257,8 @@ impl PortDevices for Devices {
             BoardDevice::Post => &mut self.post,
             BoardDevice::Pci => &mut self.pci,
             BoardDevice::Pm => &mut self.pm,
+            BoardDevice::FwCfg => self.fw_cfg.as_mut()?,
+            BoardDevice::Debug => &mut self.debug,
         })
     }
 }

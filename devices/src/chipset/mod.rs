@@ -10,17 +10,23 @@
 //!    [`Chipset::acknowledge_interrupt`].
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::bus::{BusCounters, BusError, DeviceId, MmioBus, PortBus};
+use crate::debug_port::DebugPort;
 use crate::device::{AccessSize, Device};
 use crate::event::{ChipsetEvent, EventSink, Signal};
 use crate::fpu_error::{FpuError, FpuErrorState};
+use crate::fw_cfg::{FwCfg, FwCfgItems, FwCfgState};
 use crate::i8042::{I8042, I8042State};
 use crate::line::{Line, LineBank};
+use crate::memory::GuestMemory;
+use crate::pci::isa_bridge::IsaBridge;
+use crate::pci::power_management::PowerManagement;
 use crate::pci::{PciDevice, PciError, PciHost, PciState, spec::Bdf};
 use crate::pic::{Pic, PicState};
 use crate::pit::{NmiSource, Pit, PitState};
-use crate::pm::{Pm, PmState, spec::SCI_IRQ};
+use crate::pm::{Pm, PmState, spec::PM_BASE, spec::SCI_IRQ};
 use crate::port92::{Port92, Port92State};
 use crate::rtc::{Rtc, RtcState};
 use crate::serial::{Serial, SerialState, Sink, spec::COM1};
@@ -46,6 +52,9 @@ pub struct ChipsetConfig {
     pub memory_size: u64,
     /// Where the guest's output on COM1 goes.
     pub com1: Sink,
+    /// What a firmware is told, if one runs. Without firmware the board is as firmware would leave
+    /// it.
+    pub firmware: Option<FwCfgItems>,
 }
 
 impl ChipsetConfig {
@@ -55,6 +64,7 @@ impl ChipsetConfig {
             wall_clock: WallClock::default(),
             memory_size: 0,
             com1: Box::new(std::io::sink()),
+            firmware: None,
         }
     }
 }
@@ -96,6 +106,7 @@ pub struct ChipsetState {
     fpu_error: FpuErrorState,
     pci: PciState,
     pm: PmState,
+    fw_cfg: Option<FwCfgState>,
 }
 
 /// What went over the buses and the interrupt wires.
@@ -131,6 +142,10 @@ pub struct Chipset {
     a20: bool,
     /// Level of the NMI wire.
     nmi: bool,
+    /// Where the power management registers are.
+    pm_base: Option<u16>,
+    /// PAM registers that were reported last.
+    pam: [u8; 7],
 }
 
 impl Chipset {
@@ -142,6 +157,11 @@ impl Chipset {
     pub fn new(config: ChipsetConfig) -> Result<Self, BusError> {
         let mut ports = PortBus::new();
         Devices::register(&mut ports)?;
+        if config.firmware.is_some() {
+            Devices::register_for_firmware(&mut ports)?;
+        }
+        // A firmware puts the power management registers where it wants them.
+        let pm_preset = config.firmware.is_none().then_some(PM_BASE);
         let pic = Pic::new();
         let a20_gate = LineBank::new();
         let events = EventSink::new();
@@ -160,14 +180,18 @@ impl Chipset {
             port92: Port92::new(a20_gate.line(A20_WIRE), events.clone()),
             fpu_error: FpuError::new(pic.line(13)),
             post: post::PostCode::default(),
-            pci: PciHost::new(),
+            pci: PciHost::new(IsaBridge::new(&pic), PowerManagement::new(pm_preset)),
             pm: Pm::new(pic.line(SCI_IRQ), events.clone()),
+            fw_cfg: config
+                .firmware
+                .map(|items| FwCfg::new(items, events.clone())),
+            debug: DebugPort::default(),
             added: Vec::new(),
             pic,
         };
         let a20 = a20_gate.is_high(A20_WIRE);
         a20_gate.take_changes();
-        Ok(Self {
+        let mut chipset = Self {
             ports,
             mmio: MmioBus::new(),
             devices,
@@ -177,7 +201,11 @@ impl Chipset {
             deadline: Nanos::MAX,
             a20,
             nmi: false,
-        })
+            pm_base: None,
+            pam: [0; 7],
+        };
+        chipset.rewire();
+        Ok(chipset)
     }
 
     /// Reads `size` at `port`.
@@ -220,6 +248,9 @@ impl Chipset {
     /// The INTR wire to the processor.
     #[inline]
     pub fn intr(&mut self) -> bool {
+        if self.devices.pci.interrupts_changed() {
+            self.devices.pci.drive_interrupts();
+        }
         self.devices.pic.output()
     }
 
@@ -269,6 +300,25 @@ impl Chipset {
     /// The A20 gate: open (true) if the keyboard controller or port 92h opens it.
     pub fn a20(&self) -> bool {
         self.a20_gate.is_high(A20_WIRE)
+    }
+
+    /// The registers PAM0 to PAM6 of the host bridge, for
+    /// [`pam_ranges`](crate::pci::host_bridge::pam_ranges).
+    pub fn pam(&self) -> [u8; 7] {
+        self.devices.pci.host_bridge().pam()
+    }
+
+    /// Lends guest memory to the devices that wait for it.
+    pub fn transfer(&mut self, memory: &mut dyn GuestMemory) {
+        if let Some(fw_cfg) = &mut self.devices.fw_cfg {
+            fw_cfg.transfer(memory);
+        }
+    }
+
+    /// The processor is reset, and nothing else: the board opens the A20 gate, so that the
+    /// processor finds the firmware at its reset vector.
+    pub fn processor_reset(&mut self) {
+        self.devices.i8042.open_a20();
     }
 
     /// How many bytes [`Self::serial_input`] would take now.
@@ -418,6 +468,7 @@ impl Chipset {
             fpu_error: self.devices.fpu_error.state().clone(),
             pci: self.devices.pci.state(),
             pm: self.devices.pm.state().clone(),
+            fw_cfg: self.devices.fw_cfg.as_ref().map(|d| d.state().clone()),
         }
     }
 
@@ -432,6 +483,9 @@ impl Chipset {
         self.devices.fpu_error.restore(state.fpu_error);
         self.devices.pci.restore(state.pci);
         self.devices.pm.restore(state.pm);
+        if let (Some(fw_cfg), Some(state)) = (&mut self.devices.fw_cfg, state.fw_cfg) {
+            fw_cfg.restore(state);
+        }
         // An edge that was on its way is not repeated.
         self.nmi = self.devices.pit.wants_nmi() && !self.devices.rtc.nmi_disabled();
         // Last: its inputs are the levels that the others drive.
@@ -474,9 +528,31 @@ impl Chipset {
         self.nmi = level;
     }
 
+    /// Registers of the board's PCI functions have changed: what they control follows.
+    fn rewire(&mut self) {
+        let pm_base = self.devices.pci.power_management().base();
+        if pm_base != self.pm_base {
+            let moved = self.devices.move_pm(&mut self.ports, self.pm_base, pm_base);
+            self.pm_base = pm_base;
+            if let Err(error) = moved {
+                // Two devices at one port: here the one that was there first keeps it.
+                self.pm_base = None;
+                warn!(%error, "the power management registers cannot be there");
+            }
+        }
+        let pam = self.pam();
+        if pam != self.pam {
+            self.pam = pam;
+            self.events.signal(Signal::Pam);
+        }
+    }
+
     /// After an access that may have moved a timer, or one of the ports behind the NMI wire.
     fn schedule(&mut self) {
         self.drive_nmi();
+        if self.devices.pci.take_written() {
+            self.rewire();
+        }
         self.deadline = self.devices.next_event().unwrap_or(Nanos::MAX);
     }
 }

@@ -449,3 +449,100 @@ fn ports_61h_and_70h_stand_between_a_source_and_the_nmi_wire() {
     chipset.nmi_source(NmiSource::SystemError);
     assert_eq!(nmis(&mut chipset), 1);
 }
+
+/// Writes a register of a PCI function as software does.
+fn write_config(chipset: &mut Chipset, address: u32, size: AccessSize, value: u32) {
+    let now = Nanos::ZERO;
+    chipset.port_write(0xcf8, AccessSize::Dword, 1 << 31 | address & !3, now);
+    chipset.port_write(0xcfc + (address & 3) as u16, size, value, now);
+}
+
+const POWER_MANAGEMENT: u32 = 1 << 11 | 3 << 8;
+
+fn board_with_firmware() -> Chipset {
+    Chipset::new(ChipsetConfig {
+        firmware: Some(FwCfgItems::new()),
+        ..ChipsetConfig::new()
+    })
+    .unwrap()
+}
+
+#[test]
+fn power_management_registers_are_where_the_firmware_puts_them() {
+    let now = Nanos::from_secs(1);
+    let timer = |chipset: &mut Chipset, base: u16| {
+        chipset.port_read(base + 8, AccessSize::Dword, now) != 0xffff_ffff
+    };
+    let mut plain = Chipset::new(ChipsetConfig::new()).unwrap();
+    assert!(timer(&mut plain, 0x600), "as firmware would leave it");
+    let mut chipset = board_with_firmware();
+    assert!(!timer(&mut chipset, 0x600));
+    write_config(
+        &mut chipset,
+        POWER_MANAGEMENT | 0x40,
+        AccessSize::Dword,
+        0xb001,
+    );
+    write_config(&mut chipset, POWER_MANAGEMENT | 0x80, AccessSize::Byte, 1);
+    assert!(timer(&mut chipset, 0xb000));
+    // Over the serial port, which keeps its ports, and to a free place again.
+    write_config(
+        &mut chipset,
+        POWER_MANAGEMENT | 0x40,
+        AccessSize::Dword,
+        0x3c1,
+    );
+    assert_eq!(chipset.port_read(0x3fd, AccessSize::Byte, now), 0x60);
+    write_config(
+        &mut chipset,
+        POWER_MANAGEMENT | 0x40,
+        AccessSize::Dword,
+        0x601,
+    );
+    assert!(timer(&mut chipset, 0x600) && !timer(&mut chipset, 0xb000));
+    chipset.port_write(0x604, AccessSize::Word, 0x2000, now);
+    assert_eq!(chipset.take_events(), [ChipsetEvent::PowerOff]);
+    chipset.reset(now);
+    assert!(!timer(&mut chipset, 0x600));
+}
+
+#[test]
+fn pam_is_reported_when_it_changes() {
+    let mut chipset = board_with_firmware();
+    write_config(&mut chipset, 0x59, AccessSize::Byte, 0x30);
+    assert_eq!(chipset.take_events(), [ChipsetEvent::Pam]);
+    assert_eq!(chipset.pam()[0], 0x30);
+    write_config(&mut chipset, 0x59, AccessSize::Byte, 0x30);
+    assert!(!chipset.has_events(), "no change");
+    chipset.reset(Nanos::ZERO);
+    assert_eq!(chipset.take_events(), [ChipsetEvent::Pam]);
+    assert_eq!(chipset.pam(), [0; 7]);
+}
+
+#[test]
+fn a_reset_of_the_processor_opens_a20_and_leaves_the_rest() {
+    let mut chipset = board_with_firmware();
+    let now = Nanos::ZERO;
+    write_config(&mut chipset, 0x59, AccessSize::Byte, 0x30);
+    chipset.port_write(0x64, AccessSize::Byte, 0xd1, now);
+    chipset.port_write(0x60, AccessSize::Byte, 0xdd, now);
+    assert!(!chipset.a20());
+    chipset.take_events();
+    chipset.processor_reset();
+    assert_eq!(chipset.take_events(), [ChipsetEvent::A20(true)]);
+    assert_eq!(chipset.pam()[0], 0x30);
+}
+
+#[test]
+fn a_board_without_firmware_has_no_configuration_device() {
+    let mut chipset = Chipset::new(ChipsetConfig::new()).unwrap();
+    for port in [0x402, 0x511] {
+        assert_eq!(chipset.port_read(port, AccessSize::Byte, Nanos::ZERO), 0xff);
+    }
+    let mut chipset = board_with_firmware();
+    chipset.port_write(0x510, AccessSize::Word, 0, Nanos::ZERO);
+    let first = chipset.port_read(0x511, AccessSize::Byte, Nanos::ZERO);
+    assert_eq!(first, u32::from(b'Q'));
+    chipset.port_write(0x518, AccessSize::Dword, 0, Nanos::ZERO);
+    assert_eq!(chipset.take_events(), [ChipsetEvent::Dma]);
+}

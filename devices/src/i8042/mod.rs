@@ -303,6 +303,12 @@ impl I8042 {
         self.state.output_port = port.bits();
     }
 
+    /// The board opens the A20 gate.
+    pub(crate) fn open_a20(&mut self) {
+        self.set_a20(true);
+        self.drive();
+    }
+
     fn change_config(&mut self, flag: Config, on: bool) {
         let mut config = self.state.config();
         config.set(flag, on);

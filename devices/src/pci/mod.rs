@@ -1,8 +1,8 @@
 //! PCI: configuration mechanism #1 and the bus behind it.
 //!
-//! Functions are added at a place on bus 0. A function that is not there answers with all ones,
-//! as the master abort of a host bridge does, so an operating system finds the host bridge and
-//! nothing else.
+//! On bus 0 there are the host bridge, the ISA bridge and the power management function; others
+//! are added at a place of their own. A function that is not there answers with all ones, as the
+//! master abort of a host bridge does.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,16 @@ use crate::device::{AccessSize, PortDevice};
 
 pub mod config;
 pub mod host_bridge;
+pub mod isa_bridge;
+pub mod power_management;
 pub mod spec;
 #[cfg(test)]
 mod tests;
 
 use config::ConfigSpace;
 use host_bridge::HostBridge;
+use isa_bridge::IsaBridge;
+use power_management::PowerManagement;
 use spec::{ADDRESS_MASK, Bdf, CONFIG_ADDRESS, CONFIG_DATA, ENABLE};
 
 /// One PCI function, as its configuration space is accessed.
@@ -58,29 +62,42 @@ pub enum PciError {
     },
 }
 
-/// State of the configuration mechanism and of the host bridge.
+/// State of the configuration mechanism and of the board's functions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciState {
     address: u32,
     host_bridge: ConfigSpace,
+    isa_bridge: ConfigSpace,
+    power_management: ConfigSpace,
 }
 
 /// The host side of the PCI bus.
 pub struct PciHost {
     host_bridge: HostBridge,
+    isa_bridge: IsaBridge,
+    power_management: PowerManagement,
     functions: BTreeMap<Bdf, Box<dyn PciDevice>>,
     // Volatile.
     address: u32,
+    /// A function of the board was written to: the board's wiring may have changed.
+    written: bool,
 }
 
-/// Where the host bridge itself is.
+/// Where the host bridge is.
 const HOST_BRIDGE: Bdf = Bdf::root(0, 0);
+/// Where the ISA bridge is.
+const ISA_BRIDGE: Bdf = Bdf::root(1, 0);
+/// Where the power management function is.
+const POWER_MANAGEMENT: Bdf = Bdf::root(1, 3);
 
 impl PciHost {
-    /// A bus with nothing on it but the host bridge.
-    pub fn new() -> Self {
+    /// A bus with nothing on it but the board's own functions.
+    pub fn new(isa_bridge: IsaBridge, power_management: PowerManagement) -> Self {
         Self {
             host_bridge: HostBridge::new(),
+            isa_bridge,
+            power_management,
+            written: false,
             functions: BTreeMap::new(),
             address: 0,
         }
@@ -92,7 +109,8 @@ impl PciHost {
     ///
     /// [`PciError::Occupied`] if there is one at that place.
     pub fn add(&mut self, at: Bdf, function: Box<dyn PciDevice>) -> Result<(), PciError> {
-        if at == HOST_BRIDGE || self.functions.contains_key(&at) {
+        let board = [HOST_BRIDGE, ISA_BRIDGE, POWER_MANAGEMENT];
+        if board.contains(&at) || self.functions.contains_key(&at) {
             return Err(PciError::Occupied {
                 bus: at.bus,
                 device: at.device,
@@ -108,10 +126,39 @@ impl PciHost {
         &self.host_bridge
     }
 
+    /// The ISA bridge, for interrupt lines.
+    pub fn isa_bridge(&self) -> &IsaBridge {
+        &self.isa_bridge
+    }
+
+    /// Whether a PCI interrupt line has changed. Cheap.
+    #[inline]
+    pub(crate) fn interrupts_changed(&self) -> bool {
+        self.isa_bridge.has_changes()
+    }
+
+    /// Passes the PCI interrupt lines on to the interrupt controllers.
+    pub(crate) fn drive_interrupts(&mut self) {
+        self.isa_bridge.drive();
+    }
+
+    /// The power management function, for the place of its registers.
+    pub fn power_management(&self) -> &PowerManagement {
+        &self.power_management
+    }
+
+    /// Whether a function of the board was written to since the last call.
+    pub(crate) fn take_written(&mut self) -> bool {
+        std::mem::take(&mut self.written)
+    }
+
     /// The RST# wire of the bus.
     pub fn reset(&mut self) {
         self.address = 0;
+        self.written = true;
         self.host_bridge.reset();
+        self.isa_bridge.reset();
+        self.power_management.reset();
         for function in self.functions.values_mut() {
             function.reset();
         }
@@ -121,14 +168,20 @@ impl PciHost {
     pub fn state(&self) -> PciState {
         PciState {
             address: self.address,
-            host_bridge: self.host_bridge.config_space().cloned().unwrap_or_default(),
+            host_bridge: saved(&self.host_bridge),
+            isa_bridge: saved(&self.isa_bridge),
+            power_management: saved(&self.power_management),
         }
     }
 
     /// Goes back to a saved state.
     pub fn restore(&mut self, state: PciState) {
         self.address = state.address & ADDRESS_MASK;
+        self.written = true;
         self.host_bridge.restore_config_space(state.host_bridge);
+        self.isa_bridge.restore_config_space(state.isa_bridge);
+        self.power_management
+            .restore_config_space(state.power_management);
     }
 
     /// The function that CONFIG_ADDRESS selects, and the offset in its space.
@@ -138,18 +191,19 @@ impl PciHost {
         }
         let offset = self.address as u8 & 0xfc;
         let at = Bdf::from_address(self.address);
-        if at == HOST_BRIDGE {
-            return Some((&mut self.host_bridge, offset));
-        }
-        let function = self.functions.get_mut(&at)?;
-        Some((function.as_mut(), offset))
+        let function: &mut dyn PciDevice = match at {
+            HOST_BRIDGE => &mut self.host_bridge,
+            ISA_BRIDGE => &mut self.isa_bridge,
+            POWER_MANAGEMENT => &mut self.power_management,
+            _ => self.functions.get_mut(&at)?.as_mut(),
+        };
+        Some((function, offset))
     }
 }
 
-impl Default for PciHost {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The configuration space of a function that has a plain one.
+fn saved(function: &impl PciDevice) -> ConfigSpace {
+    function.config_space().cloned().unwrap_or_default()
 }
 
 impl std::fmt::Debug for PciHost {
@@ -184,6 +238,7 @@ impl PortDevice for PciHost {
                 let shift = 8 * u32::from(port & 3);
                 if let Some((function, offset)) = self.selected() {
                     function.config_write(offset, value << shift, size.ones() << shift);
+                    self.written = true;
                 }
             }
         }

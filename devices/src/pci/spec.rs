@@ -17,6 +17,10 @@ pub const VENDOR_ID: u8 = 0x00;
 pub const COMMAND: u8 = 0x04;
 /// Revision ID (RO); class code in the upper three bytes.
 pub const REVISION: u8 = 0x08;
+/// Cache line size, latency timer, header type (bits 23:16; bit 23: several functions), BIST.
+pub const HEADER_TYPE: u8 = 0x0c;
+/// Interrupt line (RW), interrupt pin (RO).
+pub const INTERRUPT: u8 = 0x3c;
 /// Subsystem vendor ID; subsystem ID in the upper half.
 pub const SUBSYSTEM: u8 = 0x2c;
 

@@ -42,6 +42,8 @@ pub struct Pm {
     // Wiring.
     sci: Line,
     events: EventSink,
+    /// Where the register block is.
+    base: u16,
     // Volatile.
     state: PmState,
     log: LogLimit,
@@ -58,9 +60,15 @@ impl Pm {
         Self {
             sci,
             events,
+            base: PM_BASE,
             state: PmState::default(),
             log: LogLimit::default(),
         }
+    }
+
+    /// The register block starts at port `base` from now on.
+    pub(crate) fn set_base(&mut self, base: u16) {
+        self.base = base;
     }
 
     /// Somebody presses the power button. A guest that listens shuts itself down.
@@ -191,7 +199,7 @@ impl PortDevice for Pm {
             RESET_CONTROL => u32::from(self.state.reset_control),
             _ => {
                 self.advance(now);
-                let offset = port.wrapping_sub(PM_BASE);
+                let offset = port.wrapping_sub(self.base);
                 self.read_block(offset, now) >> (8 * (offset & 3))
             }
         }
@@ -204,7 +212,7 @@ impl PortDevice for Pm {
             RESET_CONTROL => self.write_reset_control(value as u8),
             _ => {
                 self.advance(now);
-                let offset = port.wrapping_sub(PM_BASE);
+                let offset = port.wrapping_sub(self.base);
                 let shift = 8 * (offset & 3);
                 self.write_block(offset, value << shift, size.ones() << shift);
             }

@@ -6,7 +6,7 @@ use bitflags::bitflags;
 
 use crate::time::Frequency;
 
-/// First port of the register block.
+/// First port of the register block, if nobody moves it.
 pub const PM_BASE: u16 = 0x600;
 /// PM1a event block: PM1_STS (write 1 to clear), then PM1_EN (RW), 16 bits each.
 pub const PM1_EVT: u16 = PM_BASE;
@@ -20,8 +20,8 @@ pub const PM1_CNT_LEN: u8 = 2;
 pub const PM_TMR: u16 = PM_BASE + 8;
 /// Bytes of the timer.
 pub const PM_TMR_LEN: u8 = 4;
-/// Last port of the register block.
-pub const PM_END: u16 = PM_BASE + 11;
+/// Ports of the register block that are emulated, of the PIIX4's 64.
+pub const PM_LEN: u16 = 12;
 
 /// SMI_CMD: APM control (RW).
 pub const SMI_CMD: u16 = 0xb2;

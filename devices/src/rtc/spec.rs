@@ -73,6 +73,10 @@ pub mod cmos {
     pub const EXTENDED_MEMORY_POST: u8 = 0x30;
     /// Memory above 16 MiB in units of 64 KiB, low byte; the high byte follows.
     pub const MEMORY_ABOVE_16M: u8 = 0x34;
+    /// Boot order of QEMU's firmware: third drive in bits 7:4, bit 0 floppies without signature.
+    pub const BOOT_ORDER_THIRD: u8 = 0x38;
+    /// First drive in bits 3:0, second in bits 7:4: 1 floppy, 2 hard disk, 3 CD.
+    pub const BOOT_ORDER: u8 = 0x3d;
 }
 
 bitflags! {

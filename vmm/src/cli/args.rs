@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use decision::{PolicyError, PolicySpec};
 
 use super::parsers::{CpuParser, OneCpu, PolicyParser};
+use crate::boot_order::BootOrder;
 use crate::machine::DirectMode;
 use crate::memory_size::MemorySize;
 use crate::serial::SerialTarget;
@@ -49,7 +50,7 @@ standard error.";
 pub enum Command {
     /// Boot the embedded demo guest and show how it ran.
     Demo(DemoArgs),
-    /// Boot a Linux kernel.
+    /// Boot a disk image with firmware, or a Linux kernel.
     Run(Box<RunArgs>),
     /// Show what this host offers for direct execution.
     Host(HostArgs),
@@ -141,10 +142,27 @@ Examples:
 
   Every switch between the engines, with its reason:
     ringshift run --kernel vmlinuz --log ringshift::switch=trace")]
+#[command(group(ArgGroup::new("what").required(true).multiple(true)))]
 pub struct RunArgs {
-    /// The kernel, a bzImage (vmlinuz) for i386
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    /// What to boot: a Linux kernel
+    #[arg(value_name = "IMAGE", group = "what", conflicts_with = "kernel")]
+    pub image: Option<PathBuf>,
+
+    /// The kernel, a bzImage (vmlinuz) for i386; it is started without firmware
+    #[arg(long, value_name = "FILE", group = "what")]
+    pub kernel: Option<PathBuf>,
+
+    /// The firmware, SeaBIOS; found where distributions put it
+    #[arg(long, value_name = "FILE", group = "what", conflicts_with = "kernel")]
+    pub firmware: Option<PathBuf>,
+
+    /// The BIOS of the VGA, an option ROM; found where distributions put it
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    pub vga_bios: Option<PathBuf>,
+
+    /// The order in which to try drives: letters of a (floppy), c (hard disk) and d (CD)
+    #[arg(long, value_name = "ORDER", default_value_t, conflicts_with = "kernel")]
+    pub boot: BootOrder,
 
     /// The initial RAM disk
     #[arg(long, value_name = "FILE")]
@@ -409,6 +427,11 @@ mod tests {
     fn wrong_usage_is_refused_with_status_2() {
         for args in [
             &["run"][..],
+            &["run", "image", "--kernel", "k"],
+            &["run", "--kernel", "k", "--firmware", "f"],
+            &["run", "image", "--boot", "x"],
+            &["run", "image", "--boot", "aa"],
+            &["run", "image", "--boot", ""],
             &["run", "--kernel", "k", "--policy", "best"],
             &["run", "--kernel", "k", "--policy", "vmware:x=1"],
             &["run", "--kernel", "k", "--direct", "xen"],

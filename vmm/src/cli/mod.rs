@@ -22,6 +22,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::console::RawTerminal;
 use crate::demo::DemoError;
 use crate::exits::{Ending, RunError};
+use crate::firmware::{FindError, ImageError};
 use crate::guest::GuestError;
 use crate::helper::{Emergency, StopReason};
 use crate::machine::MachineError;
@@ -92,6 +93,22 @@ enum CliError {
         path: PathBuf,
         #[source]
         source: GuestError,
+    },
+    /// a file that cannot be booted
+    #[error(
+        "cannot boot {}: it is neither a Linux kernel nor has it the size of a floppy disk; hard disks and CDs are not there yet",
+        path.display()
+    )]
+    UnknownImage { path: PathBuf },
+    /// no firmware
+    #[error(transparent)]
+    NoFirmware(#[from] FindError),
+    /// a firmware image that is none
+    #[error("cannot start the firmware {}", path.display())]
+    Firmware {
+        path: PathBuf,
+        #[source]
+        source: ImageError,
     },
     /// no machine
     #[error("cannot set up the machine")]

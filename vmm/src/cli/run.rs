@@ -1,6 +1,7 @@
-//! `ringshift run`: boots a Linux kernel.
+//! `ringshift run`: boots a disk image with firmware, or a Linux kernel.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use super::{
     start_log, take_signals,
 };
 use crate::console::{EscapeKey, NOTICE, RawTerminal};
+use crate::firmware::{Firmware, find};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Input, Watch};
+use crate::image_kind::{self, ImageKind};
 use crate::machine::{Machine, MachineConfig, MachineError};
 use crate::serial::{SerialTarget, Until};
 
@@ -20,20 +23,14 @@ use crate::serial::{SerialTarget, Until};
 pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     start_log(&args.common.log)?;
     let stats = StatsFile::create(args.common.stats.as_deref())?;
-    let guest = Guest::Linux {
-        kernel: read("the kernel", &args.kernel)?,
-        initrd: args
-            .initrd
-            .as_deref()
-            .map(|path| read("the initrd", path))
-            .transpose()?,
-        command_line: args.append.clone(),
-    };
+    let guest = guest(args)?;
+    let linux_guest = matches!(guest, Guest::Linux { .. });
 
     let signals = take_signals()?;
     let (input, terminal) = input(&args.serial)?;
     let config = MachineConfig {
         memory: args.memory,
+        boot: args.boot.clone(),
         strict: args.strict,
         count_instructions: args.count_instructions,
         end_at_reset: args.no_reboot,
@@ -49,7 +46,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     };
     let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
 
-    if let Some(hint) = console_hint(args) {
+    if let Some(hint) = console_hint(args).filter(|_| linux_guest) {
         complain(hint);
     }
     if let Some(note) = machine.note() {
@@ -72,6 +69,68 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     Ok(status)
 }
 
+/// What the options say is to be booted.
+fn guest(args: &RunArgs) -> Result<Guest, CliError> {
+    if let Some(path) = &args.kernel {
+        return linux(args, path);
+    }
+    let kind = args.image.as_deref().map(kind).transpose()?;
+    match (&args.image, kind) {
+        (Some(path), Some(ImageKind::Kernel)) => linux(args, path),
+        (Some(path), Some(_)) => Err(CliError::UnknownImage { path: path.clone() }),
+        _ => firmware(args),
+    }
+}
+
+fn linux(args: &RunArgs, kernel: &Path) -> Result<Guest, CliError> {
+    Ok(Guest::Linux {
+        kernel: read("the kernel", kernel)?,
+        initrd: args
+            .initrd
+            .as_deref()
+            .map(|path| read("the initrd", path))
+            .transpose()?,
+        command_line: args.append.clone(),
+    })
+}
+
+fn firmware(args: &RunArgs) -> Result<Guest, CliError> {
+    let vga = args.vga_bios.is_some();
+    let files = find(args.firmware.as_deref(), args.vga_bios.as_deref(), vga)?;
+    let bios = read("the firmware", &files.bios)?;
+    let vga_bios = files
+        .vga_bios
+        .as_deref()
+        .map(|path| read("the VGA BIOS", path))
+        .transpose()?;
+    let firmware = Firmware::new(bios, vga_bios).map_err(|source| CliError::Firmware {
+        path: match &files.vga_bios {
+            Some(path) if source.is_vga_bios() => path.clone(),
+            _ => files.bios,
+        },
+        source,
+    })?;
+    Ok(Guest::Firmware(firmware))
+}
+
+/// What kind of image a file is.
+fn kind(path: &Path) -> Result<ImageKind, CliError> {
+    let look = || {
+        let mut file = File::open(path)?;
+        // A block device has no size of its own, but an end.
+        let size = file.seek(SeekFrom::End(0))?;
+        file.rewind()?;
+        let mut head = Vec::new();
+        file.take(image_kind::HEAD as u64).read_to_end(&mut head)?;
+        Ok(image_kind::guess(&head, size))
+    };
+    look().map_err(|source| CliError::Read {
+        what: "the image",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Names the file that is to blame.
 fn set_up_error(args: &RunArgs, error: MachineError) -> CliError {
     match (error, &args.initrd) {
@@ -81,9 +140,12 @@ fn set_up_error(args: &RunArgs, error: MachineError) -> CliError {
                 source: source.into(),
             }
         }
-        (MachineError::Guest(source), _) => CliError::Guest {
-            path: args.kernel.clone(),
-            source,
+        (MachineError::Guest(source), _) => match args.kernel.as_ref().or(args.image.as_ref()) {
+            Some(path) => CliError::Guest {
+                path: path.clone(),
+                source,
+            },
+            None => CliError::Machine(MachineError::Guest(source)),
         },
         (error, _) => CliError::Machine(error),
     }
