@@ -90,11 +90,11 @@ impl Board {
     /// `interrupts` an interrupt is no reason.
     pub fn sleep(&mut self, interrupts: bool) {
         self.catch_up();
-        while !(interrupts && self.chipset.intr())
-            && !self.attention()
-            && !self.nmi
-            && self.stop.is_none()
-        {
+        loop {
+            let interrupt = interrupts && self.chipset.intr();
+            if interrupt || self.attention() || self.nmi || self.stop.is_some() {
+                return;
+            }
             let now = self.clock.now();
             // This thread waits for the deadline itself.
             self.helper.arm(None, now);

@@ -303,7 +303,7 @@ impl Machine {
     fn init_processor(&mut self) {
         let state = self.vcpu.state_mut();
         *state = CpuState {
-            msrs: state.msrs.clone(),
+            msrs: state.msrs,
             fpu: state.fpu.clone(),
             ..CpuState::reset(self.cpu.signature())
         };
