@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 /// Counters of one operation of `work`.
 fn counters(work: &str, warm: u64, count: u64) -> BTreeMap<String, f64> {
-    let bench = Bench::new(Kernel::Linux686, "paging").unwrap_or_else(|error| panic!("{error}"));
+    let bench = Bench::new(Kernel::Linux686).unwrap_or_else(|error| panic!("{error}"));
     let run = |count| {
-        let sample = bench.ringshift(work, warm, count);
+        let sample = bench.run_ringshift(work, warm, count);
         sample.unwrap_or_else(|error| panic!("{error}"))
     };
     per_operation(&run(count), &run(count * 2), count)

@@ -1,216 +1,189 @@
-//! What guest programs cost in Ringshift (everything translated) and in QEMU TCG, run in turn on the
-//! same kernel, memory and processor model, and what Ringshift's counters say of each operation.
+//! What work costs natively, in Ringshift (everything translated) and in QEMU TCG, in turn, on the
+//! same kernel, memory, command line and processor model.
 //!
 //! `cargo run --release -p ringshift-tests --example bench-compare -- [OPTIONS] [WORK...]`
 //!
 //! | option | |
 //! | --- | --- |
-//! | `--runs N` | runs of each (default 3); medians are shown |
-//! | `--kernel 686` or `686-pae` | one of Debian's kernels only |
-//! | `--no-qemu` | Ringshift alone |
-//! | `--json` | everything, as JSON |
+//! | `--runs N` | runs of each (default 5); medians, and medians of the ratios of each run, are shown |
+//! | `--time MS` | how long each program runs in one run (default 200) |
+//! | `--least` | the shortest round of a program in each run and not the median, for a busy host |
+//! | `--kernel 686` or `686-pae` | which of Debian's kernels runs the programs (default 686) |
+//! | `--no-qemu`, `--no-native` | without one of the others |
+//! | `--json`, `--markdown` | everything, as JSON; the table of the README |
+//! | `--counters` | instead: what Ringshift counts of each operation of a program |
 //! | `--list` | the kinds of work |
 //!
-//! Times are of the guest's own clock. Counters are the difference of two runs that differ in the
-//! number of operations, so that neither the boot nor the warming up is in them; a timer interrupt
-//! and its like are.
+//! `WORK` is the name of a kind of work or of a group: `programs`, `ring0`, `real-mode`, `boot`. A `!`
+//! stands at figures below what is asked for. The exit status is 1 if results differ.
+//!
+//! Programs measure themselves by the clock of the system they run on, which is compared with the
+//! host's; all three servers stay, and get the same orders one after the other. The small kernels and
+//! the boot are measured from outside.
 
-use ringshift_tests::compare::{
-    Bench, Kernel, PAGING, Sample, Work, cpu_per_operation, per_operation,
-};
-use serde::Serialize;
-use std::collections::BTreeMap;
+mod counted;
+mod measure;
+
 use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
 
-/// The counters that the table shows.
-const SHOWN: &[(&str, &str)] = &[
-    ("host faults", "translator.host_faults"),
-    ("hidden", "mmu.hidden_faults"),
-    ("of these kernel", "mmu.hidden_kernel_faults"),
-    ("true", "mmu.true_faults"),
-    ("traced", "mmu.traced_faults"),
-    ("table writes", "mmu.table_writes"),
-    ("accesses in Rust", "translator.exits.access"),
-    ("callouts", "translator.exits.callout"),
-    ("misses", "translator.exits.miss"),
-    ("one by one", "translator.slow_instructions"),
-    ("hints", "translator.hints"),
-    ("units", "translator.units"),
-    ("mmap", "mmu.mmaps"),
-    ("unmap", "mmu.munmaps"),
-    ("mprotect", "mmu.mprotects"),
-    ("pages mapped", "mmu.pages_mapped"),
-    ("traces set", "mmu.traces_set"),
-    ("CR3 loads", "mmu.cr3_loads"),
-    ("spaces made", "mmu.spaces_made"),
-    ("window switches", "translator.window_switches"),
-];
+use ringshift_tests::compare::table::{HEADING, Host, Results};
+use ringshift_tests::compare::{Group, Kernel, Work, work};
 
+/// What to measure, and how to show it.
 struct Options {
     runs: usize,
-    kernels: Vec<Kernel>,
+    time: Duration,
+    least: bool,
+    kernel: Kernel,
     qemu: bool,
-    json: bool,
-    work: Vec<Work>,
+    native: bool,
+    output: Output,
+    work: Vec<&'static Work>,
 }
 
-/// One kind of work on one kernel.
-#[derive(Serialize)]
-struct Row {
-    kernel: &'static str,
-    work: &'static str,
-    operation: &'static str,
-    /// Medians, nanoseconds.
-    ringshift_ns: f64,
-    qemu_ns: Option<f64>,
-    /// Median of the ratios of each pair of runs.
-    times_qemu: Option<f64>,
-    bar: Option<f64>,
-    /// Processor time on the host, nanoseconds: of the difference of two runs, so that the boot is
-    /// not in it.
-    ringshift_cpu_ns: f64,
-    qemu_cpu_ns: Option<f64>,
-    counters: BTreeMap<String, f64>,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Text,
+    Json,
+    Markdown,
+    Counters,
 }
 
 fn options() -> Result<Option<Options>, Box<dyn Error>> {
     let mut options = Options {
-        runs: 3,
-        kernels: Kernel::ALL.to_vec(),
+        runs: 5,
+        time: Duration::from_millis(200),
+        least: false,
+        kernel: Kernel::Linux686,
         qemu: true,
-        json: false,
+        native: true,
+        output: Output::Text,
         work: Vec::new(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--runs" => options.runs = args.next().ok_or("--runs N")?.parse::<usize>()?.max(1),
+            "--time" => {
+                let milliseconds = args.next().ok_or("--time MS")?.parse()?;
+                options.time = Duration::from_millis(milliseconds);
+            }
             "--kernel" => {
                 let name = args.next().ok_or("--kernel NAME")?;
-                options.kernels.retain(|kernel| kernel.name() == name);
-                if options.kernels.is_empty() {
-                    return Err("--kernel 686 or 686-pae".into());
-                }
+                options.kernel = Kernel::ALL
+                    .into_iter()
+                    .find(|kernel| kernel.name() == name)
+                    .ok_or("--kernel 686 or 686-pae")?;
             }
+            "--least" => options.least = true,
             "--no-qemu" => options.qemu = false,
-            "--json" => options.json = true,
+            "--no-native" => options.native = false,
+            "--json" => options.output = Output::Json,
+            "--markdown" => options.output = Output::Markdown,
+            "--counters" => options.output = Output::Counters,
             "--list" => {
-                for work in PAGING {
-                    println!("{:<16} one {}", work.name, work.operation);
+                for work in work::all() {
+                    let group = work.group.name();
+                    println!("{group:<10} {:<26} one {}", work.name, work.operation);
                 }
                 return Ok(None);
             }
-            name => options.work.push(
-                *PAGING
-                    .iter()
-                    .find(|work| work.name == name)
-                    .ok_or_else(|| format!("no work {name:?}; see --list"))?,
-            ),
+            name if name.starts_with('-') => return Err(format!("no option {name}").into()),
+            name => {
+                let before = options.work.len();
+                let meant = |work: &&Work| work.name == name || work.group.name() == name;
+                options.work.extend(work::all().filter(meant));
+                if options.work.len() == before {
+                    return Err(format!("no work {name:?}; see --list").into());
+                }
+            }
         }
     }
     if options.work.is_empty() {
-        options.work = PAGING.to_vec();
+        options.work = work::all().collect();
     }
     Ok(Some(options))
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
-fn measure(
-    bench: &Bench,
-    kernel: Kernel,
-    work: Work,
-    options: &Options,
-) -> Result<Row, Box<dyn Error>> {
-    let warm = work.count / 4;
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.runs {
-        let sample = bench.ringshift(work.name, warm, work.count)?;
-        if options.qemu {
-            let qemu = bench.qemu(work.name, warm, work.count)?;
-            ratios.push(qemu.ns / sample.ns);
-            theirs.push(qemu);
-        }
-        ours.push(sample);
-    }
-    let more = bench.ringshift(work.name, warm, work.count * 2)?;
-    let cpu = |less: &[Sample], more: &Sample| {
-        let all = less
-            .iter()
-            .map(|less| cpu_per_operation(less, more, work.count));
-        median(all.collect()).unwrap_or(f64::NAN)
-    };
-    let qemu_cpu_ns = if options.qemu {
-        let more = bench.qemu(work.name, warm, work.count * 2)?;
-        Some(cpu(&theirs, &more))
-    } else {
-        None
-    };
-    let counters = ours
-        .first()
-        .map(|less| per_operation(less, &more, work.count))
-        .unwrap_or_default();
-    Ok(Row {
-        kernel: kernel.name(),
-        work: work.name,
-        operation: work.operation,
-        ringshift_ns: median(ours.iter().map(|sample| sample.ns).collect()).unwrap_or(f64::NAN),
-        qemu_ns: median(theirs.iter().map(|sample| sample.ns).collect()),
-        times_qemu: median(ratios),
-        bar: work.bar,
-        ringshift_cpu_ns: cpu(&ours, &more),
-        qemu_cpu_ns,
-        counters,
-    })
-}
-
-fn show(row: &Row) {
-    print!(
-        "{:<8} {:<15} {:>10.0} ns",
-        row.kernel, row.work, row.ringshift_ns
-    );
-    if let (Some(qemu), Some(times)) = (row.qemu_ns, row.times_qemu) {
-        print!("  QEMU {qemu:>10.0} ns  {times:>6.2} x");
-    }
-    print!("; CPU {:.0}", row.ringshift_cpu_ns);
-    if let Some(qemu) = row.qemu_cpu_ns {
-        print!(" and {qemu:.0} ns, {:.2} x", qemu / row.ringshift_cpu_ns);
-    }
-    if let Some(bar) = row.bar {
-        print!("  (bar {bar} x)");
-    }
-    println!("  each {}", row.operation);
-    let counters = SHOWN.iter().filter_map(|(name, path)| {
-        let value = row
-            .counters
-            .get(*path)
-            .copied()
-            .filter(|v| v.abs() >= 0.005)?;
-        Some(format!("{name} {value:.2}"))
+fn host(options: &Options) -> Host {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let processor = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1))
+        .unwrap_or("unknown");
+    let version = std::process::Command::new("qemu-system-i386")
+        .arg("--version")
+        .output();
+    let version = version.ok().filter(|_| options.qemu).and_then(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = text.split_whitespace().nth(3)?.to_owned();
+        Some(format!("QEMU {number}"))
     });
-    println!("         {}", counters.collect::<Vec<_>>().join(", "));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let dashes = if arguments.is_empty() { "" } else { " -- " };
+    Host {
+        processor: processor.to_owned(),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        qemu: version,
+        command: format!(
+            "cargo run --release -p ringshift-tests --example bench-compare{dashes}{}",
+            arguments.join(" ")
+        ),
+    }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Some(options) = options()? else {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
+    if options.output == Output::Counters {
+        counted::show(&options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.output == Output::Text {
+        println!("{HEADING}");
+    }
     let mut rows = Vec::new();
-    for &kernel in &options.kernels {
-        let bench = Bench::new(kernel, "paging")?;
-        for &work in &options.work {
-            let row = measure(&bench, kernel, work, &options)?;
-            if !options.json {
-                show(&row);
-            }
-            rows.push(row);
+    for group in Group::ALL {
+        let work: Vec<&Work> = options
+            .work
+            .iter()
+            .copied()
+            .filter(|work| work.group == group)
+            .collect();
+        if work.is_empty() {
+            continue;
         }
+        let measured = match group {
+            Group::Program => measure::programs(&work, &options)?,
+            Group::Ring0 | Group::RealMode => measure::kernels(&work, &options)?,
+            Group::Boot => measure::boot(&work, &options)?,
+        };
+        if options.output == Output::Text {
+            for row in &measured {
+                println!("{row}");
+            }
+        }
+        rows.extend(measured);
     }
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+    let results = Results {
+        host: host(&options),
+        runs: options.runs,
+        rows,
+    };
+    match options.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&results)?),
+        Output::Markdown => print!("{}", results.markdown()),
+        Output::Text | Output::Counters => {}
     }
-    Ok(())
+    for complaint in results.rows.iter().filter_map(|row| row.complaint()) {
+        eprintln!("{complaint}");
+    }
+    Ok(if results.rows.iter().all(|row| row.agree) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

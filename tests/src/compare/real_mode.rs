@@ -1,21 +1,16 @@
-//! 16-bit code: small real-mode programs in Ringshift (everything translated) and in QEMU TCG, in
-//! turn.
+//! 16-bit code: small real-mode programs.
 //!
-//! `cargo run --release -p ringshift-tests --example bench-real-mode [-- RUNS]` (default 3). Each
-//! program is a kernel of its own that goes to real mode, prints a line, works, and prints another; the
-//! time between the two is measured on the host.
+//! Each is a kernel of its own that goes to real mode, prints "S", works, and prints "E".
+
+use std::path::PathBuf;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use ringshift_tests::bzimage::{LOAD_ADDRESS, bzimage};
-use ringshift_tests::console::Console;
-use ringshift_tests::{paths, programs};
-use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(120);
+use super::work::{Bars, Group, Work};
+use super::{CompareError, build};
+use crate::bzimage::{LOAD_ADDRESS, bzimage};
+
 /// Offset of the 16-bit program in the kernel, and the segment that it is copied to.
 const PROGRAM: u32 = 0x200;
 const SEGMENT: u32 = 0x1000;
@@ -23,18 +18,34 @@ const PROGRAM_BYTES: u32 = 0x1000;
 
 type Body = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
-/// A program: its name, thousands of rounds, and one round.
-struct Work {
-    name: &'static str,
-    rounds: u32,
+/// A program: its work, whose rounds are in thousands here, and one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// What is measured.
+    pub work: Work,
     body: Body,
 }
 
-/// One segment for code, data and stack; what is below 800h is the page of the code.
-const WORK: [Work; 8] = [
+const fn work(name: &'static str, thousands: u64, times_qemu: Option<f64>) -> Work {
     Work {
-        name: "integer loop",
-        rounds: 60_000,
+        name,
+        group: Group::RealMode,
+        round: thousands * INNER,
+        operation: "round",
+        bars: Bars {
+            of_native: None,
+            times_qemu,
+        },
+    }
+}
+
+/// Rounds of the inner loop.
+const INNER: u64 = 1000;
+
+/// The programs. One segment for code, data and stack; what is below 800h is the page of the code.
+pub const WORK: [Program; 8] = [
+    Program {
+        work: work("16-bit-loop", 60_000, Some(2.0)),
         body: |a| {
             a.mov(dx, ax)?;
             a.shl(dx, 3)?;
@@ -46,9 +57,8 @@ const WORK: [Work; 8] = [
             a.add(ax, word_ptr(0x4002))
         },
     },
-    Work {
-        name: "mixed code and data",
-        rounds: 40_000,
+    Program {
+        work: work("16-bit-mixed-page", 40_000, Some(2.0)),
         body: |a| {
             a.inc(word_ptr(0x800))?;
             a.add(ax, word_ptr(0x802))?;
@@ -58,9 +68,8 @@ const WORK: [Work; 8] = [
             a.add(byte_ptr(di + 2), 3)
         },
     },
-    Work {
-        name: "stack beside code",
-        rounds: 40_000,
+    Program {
+        work: work("16-bit-stack-beside-code", 40_000, None),
         body: |a| {
             a.push(ax)?;
             a.push(bx)?;
@@ -68,9 +77,8 @@ const WORK: [Work; 8] = [
             a.pop(bx)
         },
     },
-    Work {
-        name: "patched immediate",
-        rounds: 100,
+    Program {
+        work: work("16-bit-patched-immediate", 100, None),
         body: |a| {
             // The immediate of the second instruction, which is five bytes behind the program's
             // counter that the call pushes.
@@ -83,17 +91,15 @@ const WORK: [Work; 8] = [
             a.add(dx, ax)
         },
     },
-    Work {
-        name: "far call and return",
-        rounds: 1_000,
+    Program {
+        work: work("16-bit-far-call", 1_000, None),
         body: |a| {
             a.db(&[0x9A])?; // call SEGMENT:F00h
             a.db(&[0x00, 0x0F, SEGMENT as u8, (SEGMENT >> 8) as u8])
         },
     },
-    Work {
-        name: "segment loads",
-        rounds: 4_000,
+    Program {
+        work: work("16-bit-segment-loads", 4_000, None),
         body: |a| {
             a.push(ds)?;
             a.mov(ax, 0x2000)?;
@@ -102,9 +108,8 @@ const WORK: [Work; 8] = [
             a.pop(ds)
         },
     },
-    Work {
-        name: "rep movsw, 4 KiB",
-        rounds: 300,
+    Program {
+        work: work("16-bit-rep-movsw", 300, None),
         body: |a| {
             a.push(cx)?;
             a.mov(si, 0x4000)?;
@@ -114,9 +119,8 @@ const WORK: [Work; 8] = [
             a.pop(cx)
         },
     },
-    Work {
-        name: "lodsb, stosb",
-        rounds: 20_000,
+    Program {
+        work: work("16-bit-lodsb-stosb", 20_000, None),
         body: |a| {
             a.mov(si, 0x4000)?;
             a.mov(di, 0x6000)?;
@@ -137,8 +141,8 @@ fn putc(a: &mut CodeAssembler, byte: u8) -> Result<(), IcedError> {
     Ok(())
 }
 
-/// The real-mode program: 1,000 rounds inside, `rounds` outside.
-fn program(work: &Work) -> Result<Vec<u8>, IcedError> {
+/// The real-mode program: 1,000 rounds inside, thousands of them outside.
+fn program(program: &Program) -> Result<Vec<u8>, IcedError> {
     let mut a = CodeAssembler::new(16)?;
     let (mut outer, mut inner) = (a.create_label(), a.create_label());
     a.mov(ax, cs)?;
@@ -148,11 +152,11 @@ fn program(work: &Work) -> Result<Vec<u8>, IcedError> {
     a.mov(sp, 0xC00)?;
     a.cld()?;
     putc(&mut a, b'S')?;
-    a.mov(ebp, work.rounds)?;
+    a.mov(ebp, (program.work.round / INNER) as u32)?;
     a.set_label(&mut outer)?;
-    a.mov(cx, 1000)?;
+    a.mov(cx, INNER as u32)?;
     a.set_label(&mut inner)?;
-    (work.body)(&mut a)?;
+    (program.body)(&mut a)?;
     a.dec(cx)?;
     a.jne(inner)?;
     a.dec(ebp)?;
@@ -167,8 +171,17 @@ fn program(work: &Work) -> Result<Vec<u8>, IcedError> {
     Ok(code)
 }
 
-/// The 32-bit kernel around it.
-fn kernel(work: &Work) -> Result<Vec<u8>, IcedError> {
+/// The kernel of a program, as a file.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn kernel(program: &Program) -> Result<PathBuf, CompareError> {
+    build::store(&format!("bench-{}", program.work.name), &image(program)?)
+}
+
+/// The 32-bit kernel around a program.
+fn image(work: &Program) -> Result<Vec<u8>, IcedError> {
     const GDT: u32 = LOAD_ADDRESS + 0x100;
     const SIXTEEN: u32 = LOAD_ADDRESS + 0x180;
     let mut a = CodeAssembler::new(32)?;
@@ -207,65 +220,4 @@ fn kernel(work: &Work) -> Result<Vec<u8>, IcedError> {
     code.resize(PROGRAM as usize, 0);
     code.extend(program(work)?);
     Ok(bzimage(&code))
-}
-
-fn time(command: Command) -> Result<f64, Box<dyn Error>> {
-    let mut console = Console::start(command)?;
-    console.expect("S\n", LIMIT)?;
-    let start = Instant::now();
-    console.expect("E\n", LIMIT)?;
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn ours(kernel: &Path) -> Result<Command, Box<dyn Error>> {
-    let mut command = programs::ringshift()?;
-    command.arg("run").arg("--kernel").arg(kernel);
-    command.args(["--memory", "40M", "--policy", "translate"]);
-    Ok(command)
-}
-
-fn theirs(kernel: &Path) -> Command {
-    let mut command = Command::new("qemu-system-i386");
-    command
-        .args(["-accel", "tcg", "-nodefaults", "-no-user-config"])
-        .args(["-display", "none", "-serial", "stdio", "-m", "40"])
-        .args(["-cpu", "coreduo"])
-        .arg("-kernel")
-        .arg(kernel);
-    command
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn main() -> Result<(), Box<dyn Error>> {
-    let runs = match std::env::args().nth(1) {
-        Some(text) => text.parse::<usize>()?.max(1),
-        None => 3,
-    };
-    let directory: PathBuf = paths::profile_dir()?.join("bench-real-mode");
-    std::fs::create_dir_all(&directory)?;
-    println!("work                    Ringshift   QEMU TCG   times as fast");
-    for work in &WORK {
-        let path = directory.join(work.name.replace([' ', ','], "-"));
-        std::fs::write(&path, kernel(work)?)?;
-        let (mut mine, mut qemu, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..runs {
-            let (first, second) = (time(ours(&path)?)?, time(theirs(&path))?);
-            mine.push(first);
-            qemu.push(second);
-            ratios.push(second / first);
-        }
-        let nanoseconds = 1e6 / f64::from(work.rounds);
-        println!(
-            "{:<22} {:8.2} ns {:8.2} ns {:10.2}",
-            work.name,
-            median(mine) * nanoseconds,
-            median(qemu) * nanoseconds,
-            median(ratios)
-        );
-    }
-    Ok(())
 }
