@@ -220,6 +220,10 @@ mod tests {
             interrupt_flag: false,
             ..RING_3
         };
+        let virtual_8086 = Inputs {
+            virtual_8086: true,
+            ..RING_3
+        };
         for (inputs, engine, ns) in [
             (kernel, Engine::Translator, 1),
             (RING_3, Engine::Direct, 10),
@@ -227,16 +231,22 @@ mod tests {
             (RING_3, Engine::Direct, 20),
             (stepping, Engine::Translator, 1_000),
             (masked, Engine::Translator, 10_000),
+            (virtual_8086, Engine::Translator, 2_000),
         ] {
             assert_eq!(decider.decide(&inputs).engine, engine);
             decider.ran(run(engine, ns), None);
         }
         // A run that no decision led to is nobody's.
         decider.ran(run(Engine::Translator, 100_000), None);
-        let ring3 = decider.statistics().ring3;
+        let ring3 = &decider.statistics().ring3;
         assert_eq!(ring3.direct, Runs { runs: 2, ns: 30 });
         assert_eq!(ring3.replayed, Runs { runs: 1, ns: 100 });
-        assert_eq!(ring3.translated, Runs { runs: 1, ns: 1_000 });
+        assert_eq!(ring3.translated, Runs { runs: 2, ns: 3_000 });
+        let against = |reason| ring3.against.get(reason);
+        assert_eq!(against(Reasons::REPLAY), 1);
+        assert_eq!(against(Reasons::TRAP_FLAG), 1);
+        assert_eq!(against(Reasons::V86_UNSUPPORTED), 1);
+        assert_eq!(against(Reasons::all()), 3, "nothing else");
         assert_eq!(decider.statistics().switches_to_direct, 2);
         assert_eq!(decider.statistics().switches_to_translator, 2);
     }

@@ -145,4 +145,18 @@ impl HostSupport {
         limits: false,
         iopl: false,
     };
+
+    /// This host without the modes of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self {
+            compat32: self.compat32 && !other.compat32,
+            compat16: self.compat16 && !other.compat16,
+            v86: self.v86 && !other.v86,
+            stack16: self.stack16 && !other.stack16,
+            unpaged: self.unpaged && !other.unpaged,
+            limits: self.limits && !other.limits,
+            iopl: self.iopl && !other.iopl,
+        }
+    }
 }

@@ -67,8 +67,8 @@ impl Runs {
 }
 
 /// Who did the work of ring 3: the runs that began in protected mode at CPL 3, IF = 1 and IOPL < 3,
-/// the states that are meant to run directly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// virtual-8086 mode included: the states that Algorithm 1 is meant to run directly.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Ring3 {
     /// Direct execution.
     pub direct: Runs,
@@ -76,6 +76,8 @@ pub struct Ring3 {
     pub replayed: Runs,
     /// The translator, for any other reason.
     pub translated: Runs,
+    /// What spoke against direct execution in the runs of the translator, by each of the reasons.
+    pub against: ByReason,
 }
 
 impl Ring3 {
@@ -84,6 +86,7 @@ impl Ring3 {
         if !is_ring_3(inputs) {
             return;
         }
+        self.against.add(decision.reasons);
         match decision.engine {
             Engine::Direct => self.direct.add(ns),
             Engine::Translator if decision.legality.contains(Reasons::REPLAY) => {
@@ -95,11 +98,7 @@ impl Ring3 {
 }
 
 fn is_ring_3(inputs: &Inputs) -> bool {
-    inputs.protected_mode
-        && !inputs.virtual_8086
-        && inputs.cpl == 3
-        && inputs.iopl < 3
-        && inputs.interrupt_flag
+    inputs.protected_mode && inputs.cpl == 3 && inputs.iopl < 3 && inputs.interrupt_flag
 }
 
 /// What the decisions of a vCPU came to.
@@ -191,6 +190,7 @@ mod tests {
                     "direct": { "runs": 0, "ns": 0 },
                     "replayed": { "runs": 0, "ns": 0 },
                     "translated": { "runs": 0, "ns": 0 },
+                    "against": {},
                 },
             })
         );

@@ -1,5 +1,6 @@
 #!/bin/sh
-# init of the Debian guest that runs the programs: each topic between two lines that name it.
+# init of the Debian guest that runs the programs: each topic between two lines that name it; then
+# the checks of the scripted guest, if the kernel's command line has CHECKS=1.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -14,5 +15,9 @@ for topic in $(/programs topics); do
     echo "== $topic ended with status $?"
 done
 # Put together here, so that nothing that shows this file can be taken for it.
-echo "RINGSHIFT-GUEST-"OK
+verdict=OK
+if [ "$CHECKS" = 1 ]; then
+    sh /checks.sh || verdict=FAILED
+fi
+echo "RINGSHIFT-GUEST-$verdict"
 poweroff -f

@@ -15,6 +15,9 @@ pub const PASSED: &str = "RINGSHIFT-GUEST-OK";
 /// Printed by a scripted guest when a check has failed.
 pub const FAILED: &str = "RINGSHIFT-GUEST-FAILED";
 
+/// See [`debian_programs`].
+pub const ALSO_CHECKS: &str = "CHECKS=1";
+
 /// Printed by an interactive guest before its shell starts.
 pub const SHELL: &str = "RINGSHIFT-GUEST-SHELL";
 
@@ -128,7 +131,8 @@ pub fn debian_kernel(package: Package) -> Result<PathBuf, GuestError> {
 
 /// Debian's 686 or, with `pae`, its 686-pae kernel, with an `init` that runs every topic of the guest
 /// programs in `program` (see [`guest_programs`](crate::guest_programs)), prints [`PASSED`] and
-/// powers off.
+/// powers off. With [`ALSO_CHECKS`] on the kernel's command line it runs the scripted guest's checks as
+/// well, and prints [`FAILED`] if one of them fails.
 ///
 /// # Errors
 ///
@@ -142,6 +146,7 @@ pub fn debian_programs(pae: bool, program: &Path) -> Result<Guest, GuestError> {
     let packages = Packages::open()?;
     let mut initrd = busybox(&packages.unpacked(Package::BusyboxI386)?)?;
     initrd.file("init", 0o755, include_bytes!("../guests/programs.sh"));
+    initrd.file("checks.sh", 0o755, include_bytes!("../guests/checks.sh"));
     initrd.file("programs", 0o755, &read(program)?);
     Ok(Guest {
         kernel: kernel(&packages.unpacked(package)?)?,

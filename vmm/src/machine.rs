@@ -58,6 +58,8 @@ pub struct MachineConfig {
     pub watch: Watch,
     /// Whether to look for direct execution on this host.
     pub direct: DirectMode,
+    /// Modes that direct execution does not use, even where the probe finds them right.
+    pub without: HostSupport,
     /// What policies are told of the engines' costs, in place of what the probe measured.
     pub host_costs: Option<EngineCosts>,
     /// Where to record every switch.
@@ -93,6 +95,7 @@ impl Default for MachineConfig {
             until: None,
             watch: Watch::default(),
             direct: DirectMode::None,
+            without: HostSupport::NONE,
             host_costs: None,
             trace: None,
         }
@@ -523,6 +526,7 @@ impl Engines {
         let purpose = Purpose {
             force,
             must_pay: optional && measured && adaptive,
+            without: config.without,
         };
         match direct::open(purpose) {
             Ok(direct) => Ok(Engines {

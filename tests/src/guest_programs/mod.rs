@@ -11,4 +11,5 @@ pub mod output;
 
 pub use build::{BuildError, build, run_natively};
 pub use compare::{Comparison, compare};
+pub use differences::of_an_emulated_host;
 pub use output::Output;

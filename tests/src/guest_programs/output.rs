@@ -48,6 +48,12 @@ impl Output {
         self.names.iter().map(String::as_str)
     }
 
+    /// Names and results, in the order of appearance.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.names()
+            .filter_map(|name| Some((name, self.get(name)?)))
+    }
+
     /// The result of a line.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

@@ -30,6 +30,8 @@ mod roots;
 mod tables;
 mod world;
 
+use decision::HostSupport;
+
 pub use execution::DirectExecution;
 pub use host::{HostReport, Kvm, KvmStatus, Mode, Verdict, host_report};
 pub use host_cpu::HostCpu;
@@ -61,6 +63,8 @@ pub struct Purpose {
     /// Only if it can be faster than translated code. Where it clearly cannot, that is found out
     /// before the longer part of the probe.
     pub must_pay: bool,
+    /// Modes not to use, though the host runs them: what the guest does on a host without them.
+    pub without: HostSupport,
 }
 
 /// Translated code takes this much of the time of direct execution, or less: no error of measurement
@@ -93,6 +97,7 @@ pub fn open(purpose: Purpose) -> Result<DirectExecution, OpenError> {
     }
     let mut support = host::support(&probe);
     support.compat32 |= purpose.force;
+    let support = support.without(purpose.without);
     let costs = host::costs(probe.compat32.speed);
     Ok(DirectExecution::new(support, costs)?)
 }

@@ -1,5 +1,8 @@
 //! A guest of a few hundred bytes: from real mode to one program at ring 3, with what goes wrong on
 //! the way chosen by the test.
+#![allow(dead_code)] // each test uses a part
+
+pub(crate) mod traced;
 
 use ringshift::guest::Guest;
 
@@ -13,6 +16,8 @@ const TABLE: u32 = BASE + 0x4000;
 const TSS: u32 = BASE + 0x5000;
 const KERNEL: u32 = BASE + 0x6000;
 const HANDLERS: u32 = KERNEL + 0x800;
+/// Of the handlers that a test adds.
+const OWN_HANDLERS: u32 = HANDLERS + 0x400;
 /// The program.
 pub(crate) const USER: u32 = BASE + 0x8000;
 const USER_STACK: u32 = BASE + 0xBFF0;
@@ -27,7 +32,7 @@ pub(crate) const FS: u16 = 0x33;
 pub(crate) const GS: u16 = 0x3B;
 pub(crate) const SS: u16 = 0x43;
 const TSS_SELECTOR: u16 = 0x48;
-/// 16-bit code that starts at [`USER`].
+/// 16-bit code that starts at [`USER`], without a limit that an offset could be beyond.
 pub(crate) const CS16: u16 = 0x53;
 /// A flat stack with a 16-bit stack pointer.
 pub(crate) const SS16: u16 = 0x5B;
@@ -40,6 +45,11 @@ const EXTRA: u16 = 0x68;
 pub(crate) const SYSTEM_CALL: [u8; 2] = [0xCD, 0x80];
 /// `int 81h`: the end.
 pub(crate) const END: [u8; 2] = [0xCD, 0x81];
+/// `int 82h`: the kernel takes back whatever [`Program`] can set up, and starts the program at
+/// [`SECOND`], which makes a system call and ends.
+pub(crate) const AGAIN: [u8; 2] = [0xCD, 0x82];
+/// See [`AGAIN`].
+pub(crate) const SECOND: u32 = USER + 0x800;
 
 const PE: u32 = 1;
 const PG: u32 = 1 << 31;
@@ -64,6 +74,10 @@ pub(crate) struct Program {
     pub(crate) paging: bool,
     /// One more descriptor in the GDT.
     pub(crate) extra_descriptor: u64,
+    /// CS and EIP after [`AGAIN`].
+    pub(crate) second: (u16, u32),
+    /// Handlers of vectors.
+    pub(crate) handlers: Vec<(u8, Vec<u8>)>,
 }
 
 impl Program {
@@ -78,6 +92,8 @@ impl Program {
             kernel: Vec::new(),
             paging: true,
             extra_descriptor: 0,
+            second: (CS, SECOND),
+            handlers: Vec::new(),
         }
     }
 
@@ -86,9 +102,16 @@ impl Program {
         let mut image = Image(vec![0; IMAGE_BYTES]);
         image.put(BASE, &self.real_mode());
         image.tables(self.extra_descriptor);
-        image.handlers();
+        image.handlers(&self.again());
+        for (number, (vector, code)) in (0..).zip(&self.handlers) {
+            let address = OWN_HANDLERS + number * 0x40;
+            assert!(code.len() <= 0x40);
+            image.put(address, code);
+            image.gate(*vector, address);
+        }
         image.put(KERNEL, &self.kernel());
         image.put(USER, &[&self.code[..], &END].concat());
+        image.put(SECOND, &[SYSTEM_CALL, END].concat());
         Guest::RealMode {
             bytes: image.0,
             address: BASE,
@@ -140,19 +163,43 @@ impl Program {
                 code.extend(op(&[0x68], value));
             }
         } else {
-            let loads = [(0xD8, DS), (0xC0, ES), (0xE0, self.fs), (0xE8, GS)];
-            for (register, selector) in loads {
-                code.extend(op(&[0xB8], selector.into())); // mov eax, selector
-                code.extend([0x8E, register]); // mov seg, ax
-            }
-            let (cs, eip) = self.entry;
-            for value in [self.ss.into(), USER_STACK, self.eflags, cs.into(), eip] {
-                code.extend(op(&[0x68], value)); // push value
-            }
+            code.extend(enter_user(self.fs, self.ss, self.eflags, self.entry));
         }
         code.push(0xCF); // iretd
+        assert!(code.len() <= (HANDLERS - KERNEL) as usize);
         code
     }
+
+    /// What [`AGAIN`] leads to.
+    fn again(&self) -> Vec<u8> {
+        [
+            &[0x66, 0xB8, 0x10, 0x00][..],            // mov ax, 10h
+            &[0x8E, 0xD8],                            // mov ds, ax
+            &op(&[0xBC], KERNEL_STACK),               // mov esp, KERNEL_STACK
+            &[0x31, 0xC0, 0x0F, 0x23, 0xF8],          // xor eax, eax; mov dr7, eax
+            &op(&[0xA3], GDT + u32::from(EXTRA)),     // mov [EXTRA], eax
+            &op(&[0xA3], GDT + u32::from(EXTRA) + 4), // mov [EXTRA + 4], eax
+            &[0x0F, 0x20, 0xC0],                      // mov eax, cr0
+            &op(&[0x0D], PG),                         // or eax, PG
+            &[0x0F, 0x22, 0xC0, 0xEB, 0x00],          // mov cr0, eax; jmp $+2
+            &enter_user(FS, SS, 0x202, self.second),
+            &[0xCF], // iretd
+        ]
+        .concat()
+    }
+}
+
+/// Loads the data segments and pushes what `iretd` takes.
+fn enter_user(fs: u16, ss: u16, eflags: u32, (cs, eip): (u16, u32)) -> Vec<u8> {
+    let mut code = Vec::new();
+    for (register, selector) in [(0xD8, DS), (0xC0, ES), (0xE0, fs), (0xE8, GS)] {
+        code.extend(op(&[0xB8], selector.into())); // mov eax, selector
+        code.extend([0x8E, register]); // mov seg, ax
+    }
+    for value in [ss.into(), USER_STACK, eflags, cs.into(), eip] {
+        code.extend(op(&[0x68], value)); // push value
+    }
+    code
 }
 
 /// An opcode and its immediate.
@@ -181,7 +228,7 @@ impl Image {
             (GS, USER_DATA),
             (SS, USER_DATA),
             (TSS_SELECTOR, tss),
-            (CS16, 0x0000_FB00_0000_FFFF | u64::from(USER) << 16),
+            (CS16, 0x008F_FB00_0000_FFFF | u64::from(USER) << 16),
             (SS16, 0x008F_F300_0000_FFFF),
             (LIMITED, 0x0040_F300_0000_FFFF),
             (EXTRA, extra),
@@ -197,7 +244,7 @@ impl Image {
         self.put(TSS + 8, &0x10u32.to_le_bytes());
     }
 
-    fn handlers(&mut self) {
+    fn handlers(&mut self, again: &[u8]) {
         // cli; hlt: an exception that no test expects ends the run with an error.
         let fault: &[u8] = &[0xFA, 0xF4];
         // and dword [esp+8], ~TF; iretd
@@ -207,23 +254,28 @@ impl Image {
         let end: &[u8] = &[
             0x66, 0xBA, 0x04, 0x06, 0x66, 0xB8, 0x00, 0x20, 0x66, 0xEF, 0xEB, 0xFE,
         ];
-        let codes = [fault, debug, system_call, end];
+        let codes = [fault, debug, system_call, end, again];
         for (number, code) in (0..).zip(codes) {
             self.put(HANDLERS + number * 16, code);
         }
-        for vector in 0..256 {
-            let handler = HANDLERS
-                + 16 * match vector {
-                    1 => 1,
-                    0x80 => 2,
-                    0x81 => 3,
-                    _ => 0,
-                };
-            let gate = u64::from(handler & 0xFFFF)
-                | 0x08 << 16
-                | 0xEE00 << 32
-                | u64::from(handler >> 16) << 48;
-            self.put(IDT + vector * 8, &gate.to_le_bytes());
+        for vector in 0..=255 {
+            let handler = match vector {
+                1 => 1,
+                0x80 => 2,
+                0x81 => 3,
+                0x82 => 4,
+                _ => 0,
+            };
+            self.gate(vector, HANDLERS + 16 * handler);
         }
+    }
+
+    /// An interrupt gate that ring 3 may use.
+    fn gate(&mut self, vector: u8, handler: u32) {
+        let gate = u64::from(handler & 0xFFFF)
+            | 0x08 << 16
+            | 0xEE00 << 32
+            | u64::from(handler >> 16) << 48;
+        self.put(IDT + u32::from(vector) * 8, &gate.to_le_bytes());
     }
 }
