@@ -8,6 +8,7 @@ use crate::initrd::Initrd;
 use crate::modules::{ModuleError, Modules};
 use crate::packages::{Package, PackageError, Packages};
 use crate::paths;
+use crate::tiny_init;
 
 /// Printed by a scripted guest when every check has passed.
 pub const PASSED: &str = "RINGSHIFT-GUEST-OK";
@@ -115,6 +116,24 @@ fn debian_i386(kernel_package: Package, session: Session) -> Result<Guest, Guest
         initrd: store(name, initrd)?,
         append: "console=ttyS0",
         memory: "128M",
+        qemu: "qemu-system-i386",
+        qemu_options: &["-cpu", "coreduo"],
+    })
+}
+
+/// Debian's 686 kernel with the `init` of [`tiny_init`], and nothing else.
+///
+/// # Errors
+///
+/// When a package cannot be fetched or the RAM disk cannot be written.
+pub fn debian_tiny() -> Result<Guest, GuestError> {
+    let mut initrd = Initrd::new();
+    initrd.file("init", 0o755, &tiny_init::executable());
+    Ok(Guest {
+        kernel: debian_kernel(Package::Linux686)?,
+        initrd: store("debian-686-tiny", initrd)?,
+        append: "console=ttyS0 quiet no_timer_check panic=-1",
+        memory: "64M",
         qemu: "qemu-system-i386",
         qemu_options: &["-cpu", "coreduo"],
     })

@@ -20,3 +20,4 @@ pub mod privileged;
 pub mod programs;
 pub mod ring3;
 pub mod shell_session;
+pub mod tiny_init;

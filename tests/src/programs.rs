@@ -1,5 +1,6 @@
 //! The programs that run guests: `ringshift`, and QEMU as the reference.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -27,7 +28,55 @@ pub fn ringshift_path() -> Result<&'static Path, BuildError> {
 }
 
 fn build_ringshift() -> Result<PathBuf, BuildError> {
-    let profile_dir = paths::profile_dir().map_err(|error| BuildError(error.to_string()))?;
+    let dir = profile_dir()?;
+    cargo(
+        &dir,
+        &[
+            "build",
+            "--quiet",
+            "--package",
+            "ringshift",
+            "--bin",
+            "ringshift",
+        ],
+    )?;
+    Ok(dir.join("ringshift"))
+}
+
+/// The executables of integration tests of the package `ringshift`, built like [`ringshift_path`]: to
+/// run them on another machine.
+///
+/// # Errors
+///
+/// When they do not build.
+pub fn test_programs(names: &[&str]) -> Result<Vec<PathBuf>, BuildError> {
+    let mut arguments = vec!["test", "--no-run", "--message-format=json"];
+    arguments.extend(["--package", "ringshift"]);
+    for name in names {
+        arguments.extend(["--test", name]);
+    }
+    let messages = cargo(&profile_dir()?, &arguments)?;
+    let executables: HashMap<String, PathBuf> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, message["executable"].as_str()?.into()))
+        })
+        .collect();
+    let find = |name: &&str| {
+        let found = executables.get(*name).cloned();
+        found.ok_or_else(|| BuildError(format!("no test {name}")))
+    };
+    names.iter().map(find).collect()
+}
+
+fn profile_dir() -> Result<PathBuf, BuildError> {
+    paths::profile_dir().map_err(|error| BuildError(error.to_string()))
+}
+
+/// Runs cargo with the profile and target directory that `profile_dir` is of; returns what it prints.
+fn cargo(profile_dir: &Path, arguments: &[&str]) -> Result<String, BuildError> {
     let profile = match profile_dir.file_name() {
         Some(name) if name == "debug" => "dev".into(),
         Some(name) => name.to_os_string(),
@@ -35,16 +84,9 @@ fn build_ringshift() -> Result<PathBuf, BuildError> {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "ringshift",
-            "--bin",
-            "ringshift",
-        ])
+        .args(arguments)
         .arg("--target-dir")
-        .arg(profile_dir.parent().unwrap_or(&profile_dir))
+        .arg(profile_dir.parent().unwrap_or(profile_dir))
         .arg("--profile")
         .arg(profile)
         .current_dir(paths::workspace())
@@ -55,7 +97,7 @@ fn build_ringshift() -> Result<PathBuf, BuildError> {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(BuildError(text));
     }
-    Ok(profile_dir.join("ringshift"))
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A `ringshift` command without arguments.

@@ -1,8 +1,10 @@
-//! The demo on a real KVM: ring 3 runs directly, and nothing else differs from running translated.
+//! The demo on a real KVM: ring 3 runs directly, and nothing else differs from running translated. And
+//! the tests that direct execution has on this host, once more there.
 //!
 //! The machine is QEMU's emulation of a processor with SVM under Debian's stock kernel, once with
 //! nested paging and once with KVM shadowing our tables.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ringshift_tests::console;
@@ -10,7 +12,10 @@ use ringshift_tests::hwvirt::{self, Payload, Step, StepResult};
 use ringshift_tests::programs;
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Tests of the package `ringshift` that need a KVM.
+const TESTS: [&str; 4] = ["direct", "events", "reasons", "trace"];
 
 /// What the demo computes; less than usual, as three emulators are stacked here.
 const DEMO: &[&str] = &["demo", "--seed", "20260417", "--scale", "0.1"];
@@ -33,7 +38,12 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
         return;
     }
     let program = programs::ringshift_path().unwrap_or_else(|error| panic!("{error}"));
-    let payload = Payload::Program(program.to_path_buf());
+    let tests = programs::test_programs(&TESTS).unwrap_or_else(|error| panic!("{error}"));
+    let payloads: Vec<Payload> = [program.to_path_buf()]
+        .into_iter()
+        .chain(tests.iter().cloned())
+        .map(Payload::Program)
+        .collect();
     let demo = format!(
         "/payload/ringshift {} --policy vmware --stats stats.json --trace demo.trace",
         DEMO.join(" ")
@@ -44,7 +54,7 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
          /payload/ringshift {} --host-costs fast.json --trace adaptive.trace",
         DEMO.join(" ")
     );
-    let steps = [
+    let mut steps = [
         ("host", "/payload/ringshift host --json"),
         ("demo", &demo),
         ("stats", "cat stats.json"),
@@ -61,8 +71,16 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
     .map(|(name, command)| Step {
         name: name.to_owned(),
         command: command.to_owned(),
-    });
-    let results = hwvirt::run(nested_paging, &[payload], &steps, LIMIT)
+    })
+    .to_vec();
+    let steps_of_demo = steps.len();
+    steps.extend(
+        TESTS
+            .iter()
+            .zip(&tests)
+            .map(|(name, path)| test_step(name, path)),
+    );
+    let results = hwvirt::run(nested_paging, &payloads, &steps, LIMIT)
         .unwrap_or_else(|error| panic!("{error}"));
     for result in &results {
         let StepResult {
@@ -73,7 +91,13 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
         } = result;
         assert_eq!(*status, 0, "{name}:\n{stdout}\n{stderr}");
     }
-    let [host, demo, stats, trace, adaptive, adaptive_trace] = results.as_slice() else {
+    let (of_demo, of_tests) = results.split_at(steps_of_demo);
+    for test in of_tests {
+        assert!(test.stdout.contains("test result: ok."), "{test:?}");
+        let output = format!("{}{}", test.stdout, test.stderr);
+        assert!(!output.contains("no direct execution"), "{output}");
+    }
+    let [host, demo, stats, trace, adaptive, adaptive_trace] = of_demo else {
         panic!("{results:?}");
     };
     check_host(&json(&host.stdout));
@@ -82,6 +106,18 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
     check_trace(&json(&trace.stdout), &json(&stats.stdout));
     assert_eq!(guest_report(&adaptive.stdout), translated_report());
     check_adaptive(&json(&adaptive_trace.stdout));
+}
+
+/// A test's executable, with the directory that it writes to.
+fn test_step(name: &str, path: &Path) -> Step {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    Step {
+        name: name.to_owned(),
+        command: format!(
+            "mkdir -p {} && /payload/{file} --test-threads 1 --nocapture",
+            env!("CARGO_TARGET_TMPDIR")
+        ),
+    }
 }
 
 /// The modes that direct execution uses all work on a real KVM.

@@ -58,28 +58,37 @@ pub(crate) fn config(policy: &str) -> MachineConfig {
     }
 }
 
-/// Runs a program to its end; `None` without direct execution, with a word about it.
-pub(crate) fn run(name: &str, config: MachineConfig, program: &Program) -> Option<Traced> {
-    let path = path(name);
+/// A machine with the program that will trace; `None` without direct execution, with a word about it.
+pub(crate) fn machine(name: &str, config: MachineConfig, program: &Program) -> Option<Machine> {
     let config = MachineConfig {
-        trace: Some(path.clone()),
+        trace: Some(path(name)),
         ..config
     };
-    let mut machine = match Machine::new(config, program.guest()) {
-        Ok(machine) => machine,
+    match Machine::new(config, program.guest()) {
+        Ok(machine) => Some(machine),
         Err(MachineError::Direct(error)) => {
             eprintln!("SKIPPED: no direct execution on this host: {error}");
-            return None;
+            None
         }
         Err(error) => panic!("{error}"),
-    };
+    }
+}
+
+/// Runs a program to its end; `None` as for [`machine`].
+pub(crate) fn run(name: &str, config: MachineConfig, program: &Program) -> Option<Traced> {
+    let mut machine = machine(name, config, program)?;
+    Some(run_machine(name, &mut machine))
+}
+
+/// Runs the machine to its end, and reads its trace, which has the same name.
+pub(crate) fn run_machine(name: &str, machine: &mut Machine) -> Traced {
     let ending = machine
         .run()
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!(ending, Ending::PowerOff, "{name}");
     let losses = machine.finish_trace("power off").expect("there is a trace");
     assert_eq!(losses.lost, 0, "{name}: {losses:?}");
-    let mut reader = TraceReader::open(&path).expect("a trace");
+    let mut reader = TraceReader::open(&path(name)).expect("a trace");
     let switches = (&mut reader)
         .map(|item| match item {
             Item::Switch(record) => record,
@@ -88,9 +97,9 @@ pub(crate) fn run(name: &str, config: MachineConfig, program: &Program) -> Optio
         .collect::<Vec<_>>();
     assert_eq!(reader.warning(), None, "{name}");
     assert_eq!(switches.len() as u64, losses.written, "{name}");
-    Some(Traced {
+    Traced {
         header: reader.header().clone(),
         switches,
         end: reader.end().expect("an end").clone(),
-    })
+    }
 }
