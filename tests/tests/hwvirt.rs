@@ -112,7 +112,7 @@ fn the_demo_runs_ring_3_directly(nested_paging: bool) {
 fn test_step(name: &str, path: &Path) -> Step {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     Step {
-        name: name.to_owned(),
+        name: format!("test-{name}"),
         command: format!(
             "mkdir -p {} && /payload/{file} --test-threads 1 --nocapture",
             env!("CARGO_TARGET_TMPDIR")
