@@ -78,6 +78,22 @@ impl Mmu {
         })
     }
 
+    /// The view that [`Mmu::view`] would return, if it had nothing to do for it.
+    #[inline]
+    pub fn standing_view(&self, p: Privilege) -> Option<View> {
+        if p == Privilege::User && self.prediction.is_some() {
+            return None;
+        }
+        self.ready_view(p)
+    }
+
+    /// Tells which privilege is in use, after a change that [`Mmu::view`] was not called for because
+    /// [`Mmu::standing_view`] had said that it would not do anything.
+    #[inline]
+    pub fn set_privilege(&mut self, p: Privilege) {
+        self.in_use = p;
+    }
+
     /// Nothing is put off for the window of privilege `p`: it may be used as it is.
     #[inline]
     pub fn view_is_clean(&self, p: Privilege) -> bool {

@@ -22,6 +22,13 @@ pub(crate) struct Stubs {
     pub(crate) fpu_unavailable: u64,
     pub(crate) stepped: u64,
     pub(crate) stepped_to: u64,
+    // Shortcuts: see `runtime::shortcut`.
+    pub(crate) load_segment: u64,
+    pub(crate) popfd: u64,
+    pub(crate) sysenter: u64,
+    pub(crate) sysexit: u64,
+    pub(crate) iretd: u64,
+    pub(crate) int: u64,
 }
 
 /// What the builder asks the runtime about guest code.
@@ -476,6 +483,11 @@ impl Builder<'_> {
         }
     }
 
+    /// Adds all instructions of the unit so far.
+    pub(super) fn count_all(&mut self) {
+        self.count(self.instructions.len());
+    }
+
     fn step_end(&mut self, target: Option<u32>) {
         self.count(1);
         match target {
@@ -558,6 +570,7 @@ impl Builder<'_> {
         let near =
             next.mnemonic() == Mnemonic::Ret || next.is_jmp_short_or_near() || next.is_call_near();
         let known = near
+            || self.returns_by_shortcut(&next)
             || next.flow_control() == iced_x86::FlowControl::Next
                 && super::system::callout_kind(&next).is_none()
                 && !matches!(next.mnemonic(), Mnemonic::Sti | Mnemonic::Cli);

@@ -13,6 +13,7 @@ mod length;
 mod memory;
 pub(crate) mod mode;
 mod paragraph;
+mod shortcut;
 mod stack;
 mod string;
 pub(crate) mod system;

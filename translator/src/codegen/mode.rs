@@ -199,6 +199,28 @@ impl Mode {
         self.0 & (PROTECTED | V86) == PROTECTED
     }
 
+    /// The mode of a kernel, or a program, of which all segments that matter are flat: what shortcuts
+    /// work in.
+    pub(crate) fn is_flat(self) -> bool {
+        let flat = |segment| self.class(segment) == SegmentClass::Flat;
+        let data = |segment| flat(segment) || self.class(segment) == SegmentClass::General;
+        self.protected()
+            && self.code32()
+            && flat(seg::CS)
+            && self.stack_in_window()
+            && data(seg::DS)
+            && data(seg::ES)
+            && !self.is_single()
+            && !self.checks_alignment()
+    }
+
+    /// What a [flat](Mode::is_flat) mode becomes by a change of privilege, as far as that follows from it:
+    /// whether RDTSC is a callout does not.
+    pub(crate) fn flat_at(self, cpl: u8) -> Mode {
+        let bits = self.0 & !(3 << CPL_SHIFT | TSC_CALLOUT);
+        Mode(bits | u32::from(cpl) << CPL_SHIFT)
+    }
+
     /// CLI and STI are allowed whatever IOPL is.
     pub(crate) fn interrupt_flag_free(self) -> bool {
         self.cpl() == 0 && !self.v86()

@@ -104,6 +104,9 @@ impl Builder<'_> {
         if insn.op0_kind() == OpKind::Register {
             let register = insn.op0_register();
             if register.is_segment_register() {
+                if self.pop_by_shortcut(register, size) {
+                    return Ok(Some(After::Continue));
+                }
                 if !self.loads_paragraph(register.number()) {
                     return Ok(Some(self.callout(CalloutKind::SegmentLoad)));
                 }

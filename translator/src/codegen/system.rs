@@ -113,6 +113,9 @@ impl Builder<'_> {
         if self.emit_paragraph_load(insn) {
             return Ok(Some(After::Continue));
         }
+        if let Some(after) = self.emit_shortcut(insn) {
+            return Ok(Some(after));
+        }
         let Some(kind) = callout_kind(insn) else {
             return Ok(None);
         };

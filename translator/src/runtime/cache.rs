@@ -114,6 +114,8 @@ impl CodeCache {
             .poll
             .store(poll, std::sync::atomic::Ordering::SeqCst);
         context.limit_check = limit;
+        context.shortcuts.quiet_poll = poll;
+        context.shortcuts.leave = super::switch::leave_address();
         Ok(cache)
     }
 
@@ -143,6 +145,11 @@ impl CodeCache {
 
     fn faulting_start(&self) -> u64 {
         self.reservation.as_ptr() as u64 + PAGE as u64
+    }
+
+    /// Host addresses of the stubs and shortcuts, executable view.
+    pub(crate) fn stub_range(&self) -> std::ops::Range<u64> {
+        self.code_start()..self.code_start() + self.stub_bytes as u64
     }
 
     /// The addresses that limit checks fault on.

@@ -1,5 +1,6 @@
 //! The context: what translated code reaches through R15.
 
+use super::shortcut::Shortcuts;
 use super::store_table::StoreBases;
 use crate::state::CpuState;
 use std::sync::atomic::AtomicU64;
@@ -117,4 +118,6 @@ pub(crate) struct Context {
     pub(crate) store_bases: StoreBases,
     /// What string instructions move their pointers by, in elements: 1, or with DF set -1.
     pub(crate) direction: u32,
+    /// What privileged instructions without Rust need.
+    pub(crate) shortcuts: Shortcuts,
 }

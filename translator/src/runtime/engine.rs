@@ -1,11 +1,13 @@
 //! The engine: finds or makes the unit for CS:EIP, enters it, and handles what comes back.
 
 use super::cache::CodeCache;
-use super::context::Context;
+use super::context::{Context, Reason};
+use super::crossing::{self, Sides};
 use super::jump_table::{JumpTable, SpareTables};
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
 use super::prepare::Bounce;
+use super::shortcut::Shortcuts;
 use super::stats::Stats;
 use super::store_table::{SIZES, Stores, VALUES};
 use super::units::{FastMap, UnitKey, Units};
@@ -80,6 +82,12 @@ pub(crate) struct Engine {
     pub(super) regions_spaces: Option<(SpaceId, SpaceId)>,
     pub(super) regions_usable: bool,
     pub(super) fsgsbase: bool,
+    /// The host can run shortcuts.
+    pub(super) shortcuts: bool,
+    /// Where they may take the guest.
+    pub(super) sides: Sides,
+    /// As [`RunLimits::stop_to_decide`] says for this run.
+    pub(super) stop_to_decide: bool,
     /// The next instruction runs in spite of a pending x87 exception: IGNNE#.
     pub(super) ignore_fpu_error: bool,
     /// The breakpoints that jump tables and windows leave room for.
@@ -137,6 +145,7 @@ impl Engine {
             store_table: 0,
             store_bases: [[0; VALUES]; SIZES],
             direction: 1,
+            shortcuts: Shortcuts::default(),
         };
         let cache = CodeCache::new(cache_bytes, context)?;
         let empty_table = JumpTable::new(u32::MAX)?;
@@ -179,6 +188,9 @@ impl Engine {
             ignore_fpu_error: false,
             armed: Armed::default(),
             fsgsbase: switch::host_has_fsgsbase(),
+            shortcuts: switch::host_has_fsgsbase() && crossing::host_has_lahf(),
+            sides: Sides::default(),
+            stop_to_decide: false,
             logging: false,
             msr_warnings: MSR_WARNINGS,
             record_bytes,
@@ -233,6 +245,7 @@ impl Engine {
     ) -> Exit {
         signal::install();
         self.changed = true;
+        self.stop_to_decide = limits.stop_to_decide;
         self.logging = tracing::enabled!(target: "ringshift::exec", tracing::Level::TRACE);
         self.cache.context_mut().gs_base = u64::MAX;
         let context = self.cache.context_pointer();
@@ -380,6 +393,7 @@ impl Engine {
     fn enter(&mut self, target: u64, mmu: &mut Mmu, platform: &mut dyn Platform) {
         self.check_regions(mmu);
         let pending = platform.interrupt_pending();
+        self.arrange_shortcuts(mmu, pending);
         let stubs = self.cache.stubs;
         let (quiet, faulting) = (self.cache.quiet_poll(), self.cache.faulting_poll());
         let table = self
@@ -434,6 +448,12 @@ impl Engine {
             switch::set_gs_base(context.window, self.fsgsbase);
         }
         switch::run(self.cache.context_pointer());
+        self.follow_crossing(mmu);
+        let context = self.cache.context();
+        if context.reason == Reason::Fault as u32 && self.cache.stub_range().contains(&context.site)
+        {
+            self.unwind_shortcut();
+        }
         let context = self.cache.context_mut();
         context.cpu.eflags = (context.flags as u32 & eflags::LIVE)
             | context.eflags_rest

@@ -10,12 +10,12 @@ use iced_x86::Instruction;
 use shadow_mmu::{Access, FaultOutcome, Mmu, Privilege};
 
 /// Trapped accesses of one instruction after which it is translated as a call to Rust.
-const TRAPPED_BEFORE_CALLOUT: u32 = 3;
+pub(super) const TRAPPED_BEFORE_CALLOUT: u32 = 3;
 /// The same for string instructions, which serve many callers and lose more by a call to Rust.
 pub(super) const TRAPPED_STRINGS_BEFORE_CALLOUT: u32 = 8;
 /// Write bit of the host's page-fault error code.
-const ERROR_WRITE: u64 = 2;
-const FOUR_GIB: u64 = 1 << 32;
+pub(super) const ERROR_WRITE: u64 = 2;
+pub(super) const FOUR_GIB: u64 = 1 << 32;
 
 /// Where in translated code the fault happened.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,9 @@ impl Engine {
         let context = self.cache.context();
         let (site, address) = (context.site, context.fault_address);
         let (error, number) = (context.fault_error, context.fault_vector);
+        if self.cache.stub_range().contains(&site) {
+            return self.shortcut_fault(mmu);
+        }
         let Some(at) = self.fault_site(site) else {
             return internal(&format!(
                 "host fault {number} at {address:#x} outside of any unit ({site:#x})"
@@ -62,7 +65,7 @@ impl Engine {
         }
     }
 
-    fn fault_site(&self, site: u64) -> Option<At> {
+    pub(super) fn fault_site(&self, site: u64) -> Option<At> {
         let unit_index = self.units.at_host(site)?;
         let unit = self.units.get(unit_index)?;
         let map = unit.instruction_at(site)?;
@@ -192,7 +195,7 @@ impl Engine {
     }
 
     /// Runs the instruction alone, with all accesses carried out by Rust, which finds out.
-    fn replay(&mut self, at: At) -> Step {
+    pub(super) fn replay(&mut self, at: At) -> Step {
         if self.mode.is_slow() {
             return Step::Leave(Exit::Internal(format!(
                 "an instruction without accesses of its own faults at EIP {:#x}: {}",

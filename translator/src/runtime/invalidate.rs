@@ -31,6 +31,7 @@ impl Engine {
                 }
                 MmuEvent::SpaceDropped(space) => {
                     self.stores.drop_space(space);
+                    self.forget_sides();
                     if let Some(view) = self.view {
                         self.cache.context_mut().store_table = self.stores.address(view.space);
                     }

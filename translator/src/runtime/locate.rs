@@ -209,12 +209,14 @@ impl Engine {
             code_limit: code.limit,
         };
         if self.code_space == Some(key) {
+            self.note_side();
             return;
         }
         if !self.code_spaces.contains_key(&key) {
             self.bound_jump_tables();
             if self.code_spaces.len() >= MAX_CODE_SPACES {
                 self.code_spaces.clear();
+                self.forget_sides();
             }
             match self.spare_tables.take(code.limit) {
                 Ok(table) => {
@@ -226,6 +228,7 @@ impl Engine {
             }
         }
         self.code_space = Some(key);
+        self.note_side();
     }
 
     /// Empties the jump tables when they have become large: misses fill them again.
@@ -256,16 +259,13 @@ impl Engine {
         self.regions_usable = true;
     }
 
-    /// Before supervisor code is entered: brings the regions up to date where that takes no change of a
+    /// Before code is entered, which may change to supervisor privilege: brings the regions up to date where that takes no change of a
     /// window, as after a load of CR3. Otherwise makes them unusable: the next access faults and refreshes
     /// them, so that a window is not brought in line for each of many changes to come.
     pub(super) fn check_regions(&mut self, mmu: &mut Mmu) {
         let Some(known) = self.regions_spaces else {
             return; // nothing that was translated uses them
         };
-        if self.privilege() == Privilege::User {
-            return;
-        }
         let spaces = (
             mmu.space_of(Privilege::User),
             mmu.space_of(Privilege::Supervisor),

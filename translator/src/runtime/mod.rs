@@ -2,6 +2,7 @@
 
 mod cache;
 pub(crate) mod context;
+mod crossing;
 mod debugging;
 mod engine;
 mod exits;
@@ -15,6 +16,7 @@ mod listing;
 mod locate;
 mod mixed;
 mod prepare;
+pub(crate) mod shortcut;
 mod signal;
 mod stats;
 pub(crate) mod store_table;

@@ -43,6 +43,8 @@ pub struct Stats {
     pub hidden_faults: u64,
     /// Times that translated code was entered on another window than before.
     pub window_switches: u64,
+    /// Changes of privilege without Rust.
+    pub crossings: u64,
     /// Page faults delivered to the guest.
     pub true_faults: u64,
     /// Other exceptions delivered to the guest.

@@ -142,6 +142,11 @@ pub(super) fn host_has_fsgsbase() -> bool {
     unsafe { libc::getauxval(libc::AT_HWCAP2) & 2 != 0 }
 }
 
+/// Where stubs and shortcuts go to return to Rust.
+pub(super) fn leave_address() -> u64 {
+    leave as *const () as u64
+}
+
 /// Emits the stubs for a cache whose executable view begins at `origin`. The miss stub is the very
 /// first: an empty entry of a jump table leads there.
 pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
@@ -149,7 +154,7 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     asm.start(origin, Vec::new());
     let reason = Mem::context(offset_of!(Context, reason));
     let site = offset_of!(Context, site) as u32;
-    let leave_address = leave as *const () as u64;
+    let leave_address = leave_address();
     let pop_site = |asm: &mut Asm| {
         asm.bytes(&[0x41, 0x8F, 0x87]); // pop [r15 + disp32]
         asm.dword(site);
@@ -192,5 +197,17 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     asm.bytes(&stubs.fpu_ready.to_le_bytes());
     asm.store(8, Mem::context(offset_of!(Context, fpu_ensure)), host::R8);
     asm.byte(0xC3);
+    while !asm.offset().is_multiple_of(16) {
+        asm.byte(0x90);
+    }
+    let (entries, code) = super::shortcut::code();
+    let start = asm.address();
+    asm.bytes(code);
+    stubs.load_segment = start + entries.load_segment;
+    stubs.popfd = start + entries.popfd;
+    stubs.sysenter = start + entries.sysenter;
+    stubs.sysexit = start + entries.sysexit;
+    stubs.iretd = start + entries.iretd;
+    stubs.int = start + entries.int;
     (stubs, asm.finish())
 }

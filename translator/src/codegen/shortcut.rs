@@ -1,0 +1,115 @@
+//! Privileged instructions of the common kind: emitted as a way into a shortcut (see
+//! [`crate::runtime::shortcut`]), which carries the instruction out, or goes on as a callout would.
+
+use super::asm::host;
+use super::builder::{After, Builder};
+use super::memory::Use;
+use super::mode::SegmentClass;
+use super::{AccessHint, CalloutKind, SiteKind};
+use crate::state::seg;
+use iced_x86::{Code, Instruction, OpKind, Register};
+
+impl Builder<'_> {
+    /// Shortcuts can be used for the instruction at hand.
+    fn has_shortcuts(&self) -> bool {
+        self.t.stubs.load_segment != 0
+            && self.t.mode.is_flat()
+            && !self.t.mode.is_slow()
+            && self.hint != AccessHint::Callout
+    }
+
+    /// Segment register `index` can be loaded by a shortcut: its class stays what it is.
+    fn loads_by_shortcut(&self, index: usize) -> bool {
+        let same_class = match index {
+            seg::DS | seg::ES => self.t.mode.class(index) == SegmentClass::Flat,
+            seg::FS | seg::GS => true,
+            _ => false,
+        };
+        same_class && self.t.mode.cpl() == 0 && self.has_shortcuts()
+    }
+
+    /// SYSEXIT or IRETD that may end the interrupt shadow of STI: the shortcut looks for interrupts.
+    pub(super) fn returns_by_shortcut(&self, insn: &Instruction) -> bool {
+        matches!(insn.code(), Code::Sysexitd | Code::Iretd)
+            && self.t.mode.cpl() == 0
+            && self.has_shortcuts()
+    }
+
+    /// Emits `insn` if a shortcut may carry it out.
+    pub(super) fn emit_shortcut(&mut self, insn: &Instruction) -> Option<After> {
+        let cpl = self.t.mode.cpl();
+        match insn.code() {
+            Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => {
+                let index = insn.op0_register().number();
+                if !self.loads_by_shortcut(index) {
+                    return None;
+                }
+                if insn.op1_kind() == OpKind::Register {
+                    let source = Self::guest_of(insn.op1_register());
+                    self.asm.zero_extend16(host::R11, source);
+                } else {
+                    let address = Self::address_of(insn);
+                    let source = self.operand(&address, 2, Use::Read);
+                    self.asm.load(2, host::R11, source.mem);
+                }
+                self.load_by_shortcut(index, 0);
+                Some(After::Continue)
+            }
+            Code::Popfd if cpl == 0 && self.has_shortcuts() => {
+                let stub = self.t.stubs.popfd;
+                self.asm.call(stub);
+                self.site(SiteKind::Callout(CalloutKind::Sensitive));
+                Some(After::Continue)
+            }
+            Code::Sysenter if self.has_shortcuts() => {
+                let stub = self.t.stubs.sysenter;
+                Some(self.leave_by_shortcut(CalloutKind::SystemCall, stub))
+            }
+            Code::Sysexitd if cpl == 0 && self.has_shortcuts() => {
+                let stub = self.t.stubs.sysexit;
+                Some(self.leave_by_shortcut(CalloutKind::SystemCall, stub))
+            }
+            Code::Iretd if cpl == 0 && self.has_shortcuts() => {
+                let stub = self.t.stubs.iretd;
+                Some(self.leave_by_shortcut(CalloutKind::FarTransfer, stub))
+            }
+            Code::Int_imm8 if cpl == 3 && self.has_shortcuts() => {
+                self.asm.mov_imm32(host::R8, u32::from(insn.immediate8()));
+                self.asm.mov_imm32(host::R10, insn.next_ip32());
+                let stub = self.t.stubs.int;
+                Some(self.leave_by_shortcut(CalloutKind::SystemCall, stub))
+            }
+            _ => None,
+        }
+    }
+
+    /// POP of a segment register, if a shortcut may carry it out.
+    pub(super) fn pop_by_shortcut(&mut self, register: Register, size: u32) -> bool {
+        let index = register.number();
+        if !self.loads_by_shortcut(index) {
+            return false;
+        }
+        let slot = self.slot(0, 2, Use::Read);
+        self.asm.load(2, host::R11, slot.mem);
+        self.load_by_shortcut(index, size);
+        true
+    }
+
+    /// Loads segment register `index` with the selector in R11, and pops `bytes`.
+    fn load_by_shortcut(&mut self, index: usize, bytes: u32) {
+        self.asm.mov_imm32(host::R8, index as u32);
+        self.asm.mov_imm32(host::R10, bytes);
+        let stub = self.t.stubs.load_segment;
+        self.asm.call(stub);
+        self.site(SiteKind::Callout(CalloutKind::SegmentLoad));
+    }
+
+    /// Ends the unit with a shortcut; R9 says where Rust would go on.
+    fn leave_by_shortcut(&mut self, kind: CalloutKind, stub: u64) -> After {
+        self.count_all();
+        self.asm.bytes(&[0x4C, 0x8D, 0x0D, 5, 0, 0, 0]); // lea r9, [rip + 5]
+        self.asm.jmp(stub);
+        self.site(SiteKind::Callout(kind));
+        After::End
+    }
+}
