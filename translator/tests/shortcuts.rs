@@ -72,9 +72,10 @@ enum Piece {
     Iretd,
     Sysenter,
     Int,
+    Verw,
 }
 
-const PIECES: [Piece; 13] = [
+const PIECES: [Piece; 14] = [
     Piece::MovDs,
     Piece::MovEs,
     Piece::MovFs,
@@ -88,6 +89,7 @@ const PIECES: [Piece; 13] = [
     Piece::Iretd,
     Piece::Sysenter,
     Piece::Int,
+    Piece::Verw,
 ];
 
 impl Piece {
@@ -142,6 +144,7 @@ impl Piece {
             Piece::Iretd => a.iretd()?,
             Piece::Sysenter => a.sysenter()?,
             Piece::Int => a.int(0x80)?,
+            Piece::Verw => a.verw(ax)?,
         }
         a.hlt()
     }

@@ -22,13 +22,14 @@ pub(crate) struct Stubs {
     pub(crate) fpu_unavailable: u64,
     pub(crate) stepped: u64,
     pub(crate) stepped_to: u64,
-    // Shortcuts: see `runtime::shortcut`.
+    // Shortcuts: see `runtime::shortcut`. The first is 0 on a host that cannot run them.
     pub(crate) load_segment: u64,
     pub(crate) popfd: u64,
     pub(crate) sysenter: u64,
     pub(crate) sysexit: u64,
     pub(crate) iretd: u64,
     pub(crate) int: u64,
+    pub(crate) verw: u64,
 }
 
 /// What the builder asks the runtime about guest code.

@@ -106,8 +106,28 @@ fn load_condition(kind: CalloutKind, code: Code) -> Option<&'static str> {
         code,
         Code::Popw_SS | Code::Popd_SS | Code::Lss_r16_m1616 | Code::Lss_r32_m1632
     );
-    (kind == CalloutKind::SegmentLoad && !stack)
-        .then_some("protected mode, SS, segments of real mode that are not 64 KiB")
+    let load = kind == CalloutKind::SegmentLoad && !stack;
+    match code {
+        Code::Popfd
+        | Code::Iretd
+        | Code::Sysenter
+        | Code::Sysexitd
+        | Code::Int_imm8
+        | Code::Verw_rm16
+        | Code::Verw_r32m16 => Some("all but the common kind, see translator.md, Shortcuts"),
+        Code::Les_r16_m1616
+        | Code::Les_r32_m1632
+        | Code::Lds_r16_m1616
+        | Code::Lds_r32_m1632
+        | Code::Lfs_r16_m1616
+        | Code::Lfs_r32_m1632
+        | Code::Lgs_r16_m1616
+        | Code::Lgs_r32_m1632 => Some("protected mode, segments of real mode that are not 64 KiB"),
+        _ => load.then_some(
+            "SS; protected mode, all but the common kind (see translator.md, Shortcuts); \
+             segments of real mode that are not 64 KiB",
+        ),
+    }
 }
 
 fn is_segment_operand(code: Code) -> bool {

@@ -44,15 +44,15 @@ impl Builder<'_> {
                 if !self.loads_by_shortcut(index) {
                     return None;
                 }
-                if insn.op1_kind() == OpKind::Register {
-                    let source = Self::guest_of(insn.op1_register());
-                    self.asm.zero_extend16(host::R11, source);
-                } else {
-                    let address = Self::address_of(insn);
-                    let source = self.operand(&address, 2, Use::Read);
-                    self.asm.load(2, host::R11, source.mem);
-                }
+                self.load_selector(insn, 1);
                 self.load_by_shortcut(index, 0);
+                Some(After::Continue)
+            }
+            Code::Verw_rm16 | Code::Verw_r32m16 if cpl == 0 && self.has_shortcuts() => {
+                self.load_selector(insn, 0);
+                let stub = self.t.stubs.verw;
+                self.asm.call(stub);
+                self.site(SiteKind::Callout(CalloutKind::SelectorCheck));
                 Some(After::Continue)
             }
             Code::Popfd if cpl == 0 && self.has_shortcuts() => {
@@ -80,6 +80,18 @@ impl Builder<'_> {
                 Some(self.leave_by_shortcut(CalloutKind::SystemCall, stub))
             }
             _ => None,
+        }
+    }
+
+    /// The selector in operand `operand`, a register or memory, to R11.
+    fn load_selector(&mut self, insn: &Instruction, operand: u32) {
+        if insn.op_kind(operand) == OpKind::Register {
+            let source = Self::guest_of(insn.op_register(operand));
+            self.asm.zero_extend16(host::R11, source);
+        } else {
+            let address = Self::address_of(insn);
+            let source = self.operand(&address, 2, Use::Read);
+            self.asm.load(2, host::R11, source.mem);
         }
     }
 

@@ -103,7 +103,7 @@ impl Engine {
         } else {
             Default::default()
         };
-        let iret = self.shortcuts && self.armed == Armed::default();
+        let iret = self.armed == Armed::default();
         let sysenter = self.model.has(feature::SEP);
         let empty_table = self.empty_table.address();
         let context = self.cache.context_mut();

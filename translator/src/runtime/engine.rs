@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A non-canonical address: an access through it raises #GP on the host.
-pub(super) const UNUSABLE_BASE: u64 = 0x4000_0000_0000_0000;
+pub(in crate::runtime) const UNUSABLE_BASE: u64 = 0x4000_0000_0000_0000;
 /// Host RFLAGS bits that are always there: bit 1 and IF.
 const HOST_FLAGS: u64 = 0x202;
 
@@ -82,7 +82,7 @@ pub(crate) struct Engine {
     pub(super) regions_spaces: Option<(SpaceId, SpaceId)>,
     pub(super) regions_usable: bool,
     pub(super) fsgsbase: bool,
-    /// The host can run shortcuts.
+    /// Shortcuts may switch the window: they load GS base themselves.
     pub(super) shortcuts: bool,
     /// Where they may take the guest.
     pub(super) sides: Sides,
@@ -147,7 +147,10 @@ impl Engine {
             direction: 1,
             shortcuts: Shortcuts::default(),
         };
-        let cache = CodeCache::new(cache_bytes, context)?;
+        let mut cache = CodeCache::new(cache_bytes, context)?;
+        if !crossing::host_has_lahf() {
+            cache.stubs.load_segment = 0; // units do without shortcuts
+        }
         let empty_table = JumpTable::new(u32::MAX)?;
         let kick = KickTarget::new();
         kick.arm(Some(Pointers {
@@ -188,7 +191,7 @@ impl Engine {
             ignore_fpu_error: false,
             armed: Armed::default(),
             fsgsbase: switch::host_has_fsgsbase(),
-            shortcuts: switch::host_has_fsgsbase() && crossing::host_has_lahf(),
+            shortcuts: switch::host_has_fsgsbase(),
             sides: Sides::default(),
             stop_to_decide: false,
             logging: false,

@@ -209,5 +209,6 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     stubs.sysexit = start + entries.sysexit;
     stubs.iretd = start + entries.iretd;
     stubs.int = start + entries.int;
+    stubs.verw = start + entries.verw;
     (stubs, asm.finish())
 }
