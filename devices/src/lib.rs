@@ -1,5 +1,5 @@
-//! The devices of a PC of the 1990s: buses, interrupt controllers, timers, keyboard controller,
-//! serial port, PCI configuration, power management.
+//! The devices of a PC of the 1990s: buses, interrupt controllers, timers, DMA, keyboard
+//! controller, floppy, serial port, PCI configuration, power management.
 //!
 //! [`Chipset`] is the whole board. Inside, a device
 //!
@@ -17,7 +17,9 @@ pub mod bus;
 pub mod chipset;
 pub mod debug_port;
 pub mod device;
+pub mod dma;
 pub mod event;
+pub mod fdc;
 pub mod fpu_error;
 pub mod fw_cfg;
 pub mod i8042;

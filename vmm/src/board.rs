@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use devices::fdc::Medium;
 use devices::memory::{GuestMemory, NoMemory};
 use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource, ResetKind};
 use shadow_mmu::Mmu;
 use translator::Platform;
 
 use crate::clock::{Clock, host_tsc};
+use crate::disk::{FloppyError, FloppyImage};
 use crate::exits::Requests;
 use crate::helper::{Event, Helper, StopReason};
 use crate::nmi::NmiButton;
@@ -159,6 +161,31 @@ impl Board {
     /// Something on the board asks for an NMI.
     pub fn nmi_source(&mut self, source: NmiSource) {
         self.chipset.nmi_source(source);
+    }
+
+    /// Takes the disk out of floppy drive `drive`, and puts `disk` in.
+    ///
+    /// # Errors
+    /// The drive is not there, or not made for the disk; nothing is changed then.
+    pub fn change_floppy(
+        &mut self,
+        drive: usize,
+        disk: Option<FloppyImage>,
+    ) -> Result<(), FloppyError> {
+        let kind = self
+            .chipset
+            .floppy_drive(drive)
+            .ok_or(FloppyError::NoDrive(drive))?;
+        let disk = match disk {
+            Some(disk) if !kind.accepts(disk.format()) => {
+                let format = disk.format();
+                return Err(FloppyError::WrongDrive { drive, format });
+            }
+            Some(disk) => Some(Box::new(disk) as Box<dyn Medium>),
+            None => None,
+        };
+        self.chipset.change_floppy(drive, disk);
+        Ok(())
     }
 
     /// The RESET# wire. Typed input that has not arrived yet stays.

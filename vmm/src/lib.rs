@@ -11,6 +11,7 @@ mod clock;
 pub mod console;
 pub mod demo;
 pub mod direct;
+pub mod disk;
 pub mod engine;
 pub mod exits;
 pub mod firmware;

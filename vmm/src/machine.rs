@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use decision::{Decider, EngineCosts, HostSupport, PolicySpec};
 use devices::acpi::{self, AcpiConfig, AcpiError, AcpiTables};
 use devices::bus::BusError;
+use devices::fdc;
 use devices::fw_cfg::FwCfgError;
 use devices::pci::host_bridge::pam_ranges;
 use devices::{Chipset, ChipsetConfig, ChipsetCounters, ResetKind};
@@ -19,6 +20,7 @@ use crate::board::Board;
 use crate::boot_order::BootOrder;
 use crate::clock::{Clock, host_tsc, wall_clock};
 use crate::direct::{self, OpenError, Purpose};
+use crate::disk::{FloppyError, FloppyImage, FloppySlot};
 use crate::engine::{DirectEngine, Kick};
 use crate::firmware::MapError;
 use crate::guest::{Guest, GuestError};
@@ -64,6 +66,8 @@ pub struct MachineConfig {
     pub host_costs: Option<EngineCosts>,
     /// Where to record every switch.
     pub trace: Option<PathBuf>,
+    /// The floppy drives, A: and B:.
+    pub floppies: [FloppySlot; fdc::DRIVES],
 }
 
 /// Whether a machine has direct execution.
@@ -98,6 +102,7 @@ impl Default for MachineConfig {
             without: HostSupport::NONE,
             host_costs: None,
             trace: None,
+            floppies: Default::default(),
         }
     }
 }
@@ -144,6 +149,9 @@ pub enum MachineError {
         #[source]
         source: io::Error,
     },
+    /// a floppy disk that its drive does not take
+    #[error(transparent)]
+    Floppy(#[from] FloppyError),
     /// no helper thread
     #[error("the helper thread cannot be started")]
     Helper(#[source] io::Error),
@@ -217,6 +225,7 @@ impl Machine {
             firmware: firmware
                 .map(|firmware| firmware.configuration(config.memory.bytes()))
                 .transpose()?,
+            floppy_drives: config.floppies.each_ref().map(|slot| slot.drive),
         })?;
         for (index, value) in config.boot.cmos() {
             chipset.set_cmos(index, value);
@@ -243,11 +252,17 @@ impl Machine {
             ..Header::default()
         };
         let (tracer, recorder) = start_trace(config.trace.as_deref(), header)?;
+        let mut board = Board::new(chipset, Clock::start(), helper, output);
+        for (drive, slot) in config.floppies.into_iter().enumerate() {
+            if slot.disk.is_some() {
+                board.change_floppy(drive, slot.disk)?;
+            }
+        }
         let mut machine = Machine {
             mmu,
             vcpu,
             direct,
-            board: Board::new(chipset, Clock::start(), helper, output),
+            board,
             decider: Decider::new(policy.build(), support, costs),
             tables: DescriptorTables::default(),
             account: Account::default(),
@@ -360,6 +375,18 @@ impl Machine {
     /// A fault on one of the board's buses, which asks for an NMI through ports 61h and 70h.
     pub fn nmi_source(&mut self, source: devices::NmiSource) {
         self.board.nmi_source(source);
+    }
+
+    /// Takes the disk out of floppy drive `drive` (0: A, 1: B), and puts `disk` in.
+    ///
+    /// # Errors
+    /// The drive is not there, or not made for the disk; nothing is changed then.
+    pub fn change_floppy(
+        &mut self,
+        drive: usize,
+        disk: Option<FloppyImage>,
+    ) -> Result<(), FloppyError> {
+        self.board.change_floppy(drive, disk)
     }
 
     /// Guest-physical memory.

@@ -3,9 +3,12 @@
 use crate::bus::{BusError, DeviceId, MmioDevices, PortBus, PortDevices};
 use crate::debug_port::{DEBUG_PORT, DebugPort};
 use crate::device::{AccessSize, Device, MmioDevice, PortDevice};
+use crate::dma::{Dma, DmaDevice, spec as dma};
+use crate::fdc::{Fdc, spec as fdc};
 use crate::fpu_error::{CLEAR_BUSY, FpuError};
 use crate::fw_cfg::{FwCfg, spec as fw_cfg};
 use crate::i8042::{I8042, spec as i8042};
+use crate::memory::GuestMemory;
 use crate::pci::{PciHost, spec as pci};
 use crate::pic::{Pic, spec as pic};
 use crate::pit::{Pit, spec as pit};
@@ -33,13 +36,15 @@ pub(super) enum BoardDevice {
     Pm,
     FwCfg,
     Debug,
+    Dma,
+    Fdc,
 }
 
 /// First [`DeviceId`] of a device that was added from outside.
 pub(super) const FIRST_ADDED: u8 = 32;
 
 impl BoardDevice {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Pic,
         Self::Pit,
         Self::Rtc,
@@ -52,6 +57,8 @@ impl BoardDevice {
         Self::Pm,
         Self::FwCfg,
         Self::Debug,
+        Self::Dma,
+        Self::Fdc,
     ];
 
     const fn id(self) -> DeviceId {
@@ -68,15 +75,17 @@ impl BoardDevice {
         match self {
             Self::Rtc => port == rtc::DATA,
             Self::I8042 => port == i8042::DATA,
+            Self::Fdc => port == fdc::FIFO,
             _ => false,
         }
     }
 
-    /// Whether a write may move the next timed event.
+    /// Whether a write may move the next timed event, or make a DMA transfer possible.
     fn write_is_timed(self) -> bool {
+        use BoardDevice as D;
         matches!(
             self,
-            Self::Pit | Self::Rtc | Self::I8042 | Self::Pm | Self::Pci
+            D::Pit | D::Rtc | D::I8042 | D::Pm | D::Pci | D::Dma | D::Fdc
         )
     }
 
@@ -116,6 +125,8 @@ pub(super) struct Devices {
     /// There for a firmware only.
     pub(super) fw_cfg: Option<FwCfg>,
     pub(super) debug: DebugPort,
+    pub(super) dma: Dma,
+    pub(super) fdc: Fdc,
     /// Devices added from outside; the first has the id [`FIRST_ADDED`].
     pub(super) added: Vec<AddedDevice>,
 }
@@ -154,6 +165,12 @@ impl Devices {
             (pm::RESET_CONTROL..=pm::RESET_CONTROL, Byte, D::Pm),
             (pci::CONFIG_DATA..=pci::CONFIG_DATA + 3, Dword, D::Pci),
             (pm::SMI_CMD..=pm::APM_STATUS, Byte, D::Pm),
+            (dma::DMA1..=dma::DMA1_END, Byte, D::Dma),
+            (dma::PAGES..=dma::PAGES_END, Byte, D::Dma),
+            (dma::DMA2..=dma::DMA2_END, Byte, D::Dma),
+            // Port 3F6h, between them, belongs to the disks.
+            (fdc::SRA..=fdc::FIFO, Byte, D::Fdc),
+            (fdc::DIR..=fdc::DIR, Byte, D::Fdc),
         ] {
             ports.register(range, width, device.id())?;
         }
@@ -194,6 +211,7 @@ impl Devices {
         self.rtc.advance(now);
         self.i8042.advance(now);
         self.pm.advance(now);
+        self.fdc.advance(now);
         for device in &mut self.added {
             device.0.advance(now);
         }
@@ -206,6 +224,7 @@ impl Devices {
             self.rtc.next_event(),
             self.i8042.next_event(),
             self.pm.next_event(),
+            self.fdc.next_event(),
         ];
         let added = self.added.iter().map(|device| device.0.next_event());
         board.into_iter().chain(added).flatten().min()
@@ -226,11 +245,25 @@ impl Devices {
             fw_cfg.reset();
         }
         self.debug.reset();
+        self.dma.reset();
+        self.fdc.reset();
         for device in &mut self.added {
             device.0.reset(now);
         }
         // Last, so that it sees the levels that the others have left on its inputs.
         self.pic.reset();
+    }
+
+    /// Serves one DMA request. False if there is none that can be served.
+    pub(super) fn serve_dma(&mut self, memory: &mut dyn GuestMemory, now: Nanos) -> bool {
+        let Some(channel) = self.dma.next_channel() else {
+            return false;
+        };
+        let device: Option<&mut dyn DmaDevice> = match channel {
+            fdc::DMA_CHANNEL => Some(&mut self.fdc),
+            _ => None,
+        };
+        self.dma.transfer(channel, device, memory, now)
     }
 
     fn added(&mut self, id: DeviceId) -> Option<&mut dyn Device> {
@@ -259,6 +292,8 @@ impl PortDevices for Devices {
             BoardDevice::Pm => &mut self.pm,
             BoardDevice::FwCfg => self.fw_cfg.as_mut()?,
             BoardDevice::Debug => &mut self.debug,
+            BoardDevice::Dma => &mut self.dma,
+            BoardDevice::Fdc => &mut self.fdc,
         })
     }
 }

@@ -15,7 +15,9 @@ use tracing::warn;
 use crate::bus::{BusCounters, BusError, DeviceId, MmioBus, PortBus};
 use crate::debug_port::DebugPort;
 use crate::device::{AccessSize, Device};
+use crate::dma::{Dma, DmaState};
 use crate::event::{ChipsetEvent, EventSink, Signal};
+use crate::fdc::{self, DriveKind, Fdc, FdcState, Medium};
 use crate::fpu_error::{FpuError, FpuErrorState};
 use crate::fw_cfg::{FwCfg, FwCfgItems, FwCfgState};
 use crate::i8042::{I8042, I8042State};
@@ -43,6 +45,8 @@ use std::ops::RangeInclusive;
 
 /// The wire behind the OR gate of the two sources of A20.
 const A20_WIRE: u8 = 0;
+/// Requests that one call serves at most.
+const DMA_ROUNDS: usize = 32;
 
 /// What a chipset is built from.
 pub struct ChipsetConfig {
@@ -55,6 +59,8 @@ pub struct ChipsetConfig {
     /// What a firmware is told, if one runs. Without firmware the board is as firmware would leave
     /// it.
     pub firmware: Option<FwCfgItems>,
+    /// The floppy drives, A: and B:.
+    pub floppy_drives: [Option<DriveKind>; fdc::DRIVES],
 }
 
 impl ChipsetConfig {
@@ -65,6 +71,7 @@ impl ChipsetConfig {
             memory_size: 0,
             com1: Box::new(std::io::sink()),
             firmware: None,
+            floppy_drives: [None; fdc::DRIVES],
         }
     }
 }
@@ -107,6 +114,8 @@ pub struct ChipsetState {
     pci: PciState,
     pm: PmState,
     fw_cfg: Option<FwCfgState>,
+    dma: DmaState,
+    fdc: FdcState,
 }
 
 /// What went over the buses and the interrupt wires.
@@ -167,6 +176,9 @@ impl Chipset {
         let events = EventSink::new();
         let mut rtc = Rtc::new(pic.line(8), config.wall_clock);
         rtc.set_memory_size(config.memory_size);
+        rtc.set_floppy_drives(config.floppy_drives);
+        let dma = Dma::new();
+        let dreq = dma.dreq_line(fdc::spec::DMA_CHANNEL);
         let devices = Devices {
             pit: Pit::new(pic.line(0)),
             rtc,
@@ -186,6 +198,8 @@ impl Chipset {
                 .firmware
                 .map(|items| FwCfg::new(items, events.clone())),
             debug: DebugPort::default(),
+            dma,
+            fdc: Fdc::new(pic.line(fdc::spec::IRQ), dreq, config.floppy_drives),
             added: Vec::new(),
             pic,
         };
@@ -297,6 +311,26 @@ impl Chipset {
         events
     }
 
+    /// Takes the disk out of floppy drive `drive` (0 or 1), and puts `disk` in. Returns the old
+    /// one.
+    pub fn change_floppy(
+        &mut self,
+        drive: usize,
+        disk: Option<Box<dyn Medium>>,
+    ) -> Option<Box<dyn Medium>> {
+        self.devices.fdc.change(drive, disk)
+    }
+
+    /// The kind of floppy drive `drive`, if there is one.
+    pub fn floppy_drive(&self, drive: usize) -> Option<DriveKind> {
+        self.devices.fdc.drive_kind(drive)
+    }
+
+    /// Whether there is a disk in floppy drive `drive`.
+    pub fn has_floppy(&self, drive: usize) -> bool {
+        self.devices.fdc.has_disk(drive)
+    }
+
     /// The A20 gate: open (true) if the keyboard controller or port 92h opens it.
     pub fn a20(&self) -> bool {
         self.a20_gate.is_high(A20_WIRE)
@@ -308,11 +342,20 @@ impl Chipset {
         self.devices.pci.host_bridge().pam()
     }
 
-    /// Lends guest memory to the devices that wait for it.
+    /// Lends guest memory to the devices that wait for it. Writes to it are the guest's as much as
+    /// those of its processor.
     pub fn transfer(&mut self, memory: &mut dyn GuestMemory) {
         if let Some(fw_cfg) = &mut self.devices.fw_cfg {
             fw_cfg.transfer(memory);
         }
+        // Each device asks once, and then needs time.
+        for _ in 0..DMA_ROUNDS {
+            if !self.devices.serve_dma(memory, self.now) {
+                break;
+            }
+        }
+        // A request that cannot be served would ask for memory for ever.
+        self.reschedule();
     }
 
     /// The processor is reset, and nothing else: the board opens the A20 gate, so that the
@@ -469,6 +512,8 @@ impl Chipset {
             pci: self.devices.pci.state(),
             pm: self.devices.pm.state().clone(),
             fw_cfg: self.devices.fw_cfg.as_ref().map(|d| d.state().clone()),
+            dma: self.devices.dma.state().clone(),
+            fdc: self.devices.fdc.state().clone(),
         }
     }
 
@@ -486,6 +531,8 @@ impl Chipset {
         if let (Some(fw_cfg), Some(state)) = (&mut self.devices.fw_cfg, state.fw_cfg) {
             fw_cfg.restore(state);
         }
+        self.devices.dma.restore(state.dma);
+        self.devices.fdc.restore(state.fdc);
         // An edge that was on its way is not repeated.
         self.nmi = self.devices.pit.wants_nmi() && !self.devices.rtc.nmi_disabled();
         // Last: its inputs are the levels that the others drive.
@@ -547,8 +594,16 @@ impl Chipset {
         }
     }
 
-    /// After an access that may have moved a timer, or one of the ports behind the NMI wire.
+    /// After an access that may have moved a timer, one of the ports behind the NMI wire, or what a
+    /// DMA transfer depends on.
     fn schedule(&mut self) {
+        self.reschedule();
+        if self.devices.dma.next_channel().is_some() {
+            self.events.signal(Signal::Dma);
+        }
+    }
+
+    fn reschedule(&mut self) {
         self.drive_nmi();
         if self.devices.pci.take_written() {
             self.rewire();

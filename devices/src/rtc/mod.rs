@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Nanos;
 use crate::device::{AccessSize, PortDevice};
+use crate::fdc::{self, DriveKind};
 use crate::line::Line;
 use crate::time::{NANOS_PER_SEC, WallClock};
 
@@ -109,6 +110,20 @@ impl Rtc {
             self.set_ram(index, low);
             self.set_ram(index + 1, high);
         }
+    }
+
+    /// Puts the kinds of the floppy drives where firmware looks for them.
+    pub fn set_floppy_drives(&mut self, drives: [Option<DriveKind>; fdc::DRIVES]) {
+        let [first, second] = drives.map(|drive| drive.map_or(0, DriveKind::cmos_type));
+        self.set_ram(cmos::FLOPPY, first << 4 | second);
+        let count = drives.iter().flatten().count() as u8;
+        // Bit 0: there are any; bits 7:6: how many more than one.
+        let any = u8::from(count > 0);
+        let equipment = self.ram(cmos::EQUIPMENT) & 0x3e;
+        self.set_ram(
+            cmos::EQUIPMENT,
+            equipment | any | count.saturating_sub(1) << 6,
+        );
     }
 
     /// Whether port 70h bit 7 keeps NMI from the processor.
