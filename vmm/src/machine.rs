@@ -322,7 +322,7 @@ impl Machine {
         let state = self.vcpu.state_mut();
         *state = CpuState {
             msrs: state.msrs,
-            fpu: state.fpu.clone(),
+            fpu: state.fpu,
             ..CpuState::reset(self.cpu.signature())
         };
         self.vcpu.sync_paging(&mut self.mmu);
