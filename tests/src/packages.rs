@@ -25,6 +25,10 @@ pub enum Package {
     BusyboxI386,
     /// A static 64-bit busybox.
     BusyboxAmd64,
+    /// Disks that boot GRUB, without a system.
+    GrubRescue,
+    /// A memory tester that boots from a floppy disk.
+    Memtest86,
 }
 
 impl Package {
@@ -37,6 +41,8 @@ impl Package {
             Self::LinuxAmd64 => "linux-image-amd64:amd64",
             Self::BusyboxI386 => "busybox-static:i386",
             Self::BusyboxAmd64 => "busybox-static:amd64",
+            Self::GrubRescue => "grub-rescue-pc:amd64",
+            Self::Memtest86 => "memtest86+:amd64",
         }
     }
 
@@ -47,7 +53,7 @@ impl Package {
             Self::Linux686 => Some("^linux-image-[0-9.]+-[0-9]+-686$"),
             Self::Linux686Pae => Some("^linux-image-[0-9.]+-[0-9]+-686-pae$"),
             Self::LinuxAmd64 => Some("^linux-image-[0-9.]+-[0-9]+-amd64$"),
-            Self::BusyboxI386 | Self::BusyboxAmd64 => None,
+            _ => None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! SeaBIOS from the reset vector, on the command line.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringshift::firmware::find;
@@ -19,9 +19,7 @@ fn run(arguments: &[&str]) -> Finished {
 
 /// A file for a test, in the build directory.
 fn file(name: &str, contents: &[u8]) -> PathBuf {
-    let dir = paths::guests_dir().unwrap().join("firmware");
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join(name);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, contents).unwrap();
     path
 }

@@ -9,6 +9,7 @@ use decision::{PolicyError, PolicySpec};
 
 use super::parsers::{CpuParser, OneCpu, PolicyParser};
 use crate::boot_order::BootOrder;
+use crate::disk::ImageSpec;
 use crate::machine::DirectMode;
 use crate::memory_size::MemorySize;
 use crate::serial::SerialTarget;
@@ -130,6 +131,9 @@ pub struct DemoArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
+  A floppy disk, with firmware; what is written to it is dropped at the end:
+    ringshift run freedos.img,snapshot=on
+
   A kernel with its first messages on this terminal (without console= the kernel is silent):
     ringshift run --kernel vmlinuz --append 'console=ttyS0'
 
@@ -144,9 +148,9 @@ Examples:
     ringshift run --kernel vmlinuz --log ringshift::switch=trace")]
 #[command(group(ArgGroup::new("what").required(true).multiple(true)))]
 pub struct RunArgs {
-    /// What to boot: a Linux kernel
+    /// What to boot: a floppy disk, or a Linux kernel; with options as --floppy has them
     #[arg(value_name = "IMAGE", group = "what", conflicts_with = "kernel")]
-    pub image: Option<PathBuf>,
+    pub image: Option<ImageSpec>,
 
     /// The kernel, a bzImage (vmlinuz) for i386; it is started without firmware
     #[arg(long, value_name = "FILE", group = "what")]
@@ -155,6 +159,13 @@ pub struct RunArgs {
     /// The firmware, SeaBIOS; found where distributions put it
     #[arg(long, value_name = "FILE", group = "what", conflicts_with = "kernel")]
     pub firmware: Option<PathBuf>,
+
+    /// The disk in floppy drive A; given again, in drive B: a raw image of 360K, 720K, 1.2M or 1.44M
+    ///
+    /// With snapshot=on, what the guest writes is dropped at the end. With readonly=on, the disk is
+    /// write-protected.
+    #[arg(long, value_name = "FILE[,snapshot=on][,readonly=on]", group = "what")]
+    pub floppy: Vec<ImageSpec>,
 
     /// The BIOS of the VGA, an option ROM; found where distributions put it
     #[arg(long, value_name = "FILE", conflicts_with = "kernel")]

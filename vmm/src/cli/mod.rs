@@ -21,6 +21,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::RawTerminal;
 use crate::demo::DemoError;
+use crate::disk::FloppyError;
 use crate::exits::{Ending, RunError};
 use crate::firmware::{FindError, ImageError};
 use crate::guest::GuestError;
@@ -96,10 +97,16 @@ enum CliError {
     },
     /// a file that cannot be booted
     #[error(
-        "cannot boot {}: it is neither a Linux kernel nor has it the size of a floppy disk; hard disks and CDs are not there yet",
+        "cannot boot {}: it is neither a Linux kernel nor a raw image of a floppy disk; hard disks and CDs are not there yet",
         path.display()
     )]
     UnknownImage { path: PathBuf },
+    /// a floppy disk that cannot be used
+    #[error(transparent)]
+    Floppy(#[from] FloppyError),
+    /// a third floppy disk
+    #[error("there are {0} floppy disks and two drives")]
+    TooManyFloppies(usize),
     /// no firmware
     #[error(transparent)]
     NoFirmware(#[from] FindError),
@@ -182,9 +189,10 @@ impl CliError {
     fn status(&self) -> Status {
         match self {
             CliError::Run(RunError::TripleFault { .. }) => Status::TripleFault,
-            CliError::LogFilter { .. } | CliError::Policy { .. } | CliError::Costs { .. } => {
-                Status::Usage
-            }
+            CliError::LogFilter { .. }
+            | CliError::TooManyFloppies(_)
+            | CliError::Policy { .. }
+            | CliError::Costs { .. } => Status::Usage,
             _ => Status::Error,
         }
     }

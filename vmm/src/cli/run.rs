@@ -11,7 +11,10 @@ use super::{
     CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
     start_log, take_signals,
 };
+use devices::fdc::{self, DriveKind};
+
 use crate::console::{EscapeKey, NOTICE, RawTerminal};
+use crate::disk::{FloppyImage, FloppySlot, ImageSpec};
 use crate::firmware::{Firmware, find};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Input, Watch};
@@ -24,6 +27,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     start_log(&args.common.log)?;
     let stats = StatsFile::create(args.common.stats.as_deref())?;
     let guest = guest(args)?;
+    let floppies = floppies(args, &guest)?;
     let linux_guest = matches!(guest, Guest::Linux { .. });
 
     let signals = take_signals()?;
@@ -31,6 +35,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     let config = MachineConfig {
         memory: args.memory,
         boot: args.boot.clone(),
+        floppies,
         strict: args.strict,
         count_instructions: args.count_instructions,
         end_at_reset: args.no_reboot,
@@ -74,12 +79,34 @@ fn guest(args: &RunArgs) -> Result<Guest, CliError> {
     if let Some(path) = &args.kernel {
         return linux(args, path);
     }
-    let kind = args.image.as_deref().map(kind).transpose()?;
-    match (&args.image, kind) {
-        (Some(path), Some(ImageKind::Kernel)) => linux(args, path),
-        (Some(path), Some(_)) => Err(CliError::UnknownImage { path: path.clone() }),
-        _ => firmware(args),
+    let Some(image) = &args.image else {
+        return firmware(args);
+    };
+    match kind(&image.path)? {
+        ImageKind::Kernel => linux(args, &image.path),
+        ImageKind::Floppy => firmware(args),
+        ImageKind::Unknown => Err(CliError::UnknownImage {
+            path: image.path.clone(),
+        }),
     }
+}
+
+/// The floppy drives with their disks. Firmware finds at least one drive.
+fn floppies(args: &RunArgs, guest: &Guest) -> Result<[FloppySlot; fdc::DRIVES], CliError> {
+    let firmware = guest.firmware().is_some();
+    let booted = args.image.iter().filter(|_| firmware);
+    let specs: Vec<&ImageSpec> = booted.chain(&args.floppy).collect();
+    if specs.len() > fdc::DRIVES {
+        return Err(CliError::TooManyFloppies(specs.len()));
+    }
+    let mut slots: [FloppySlot; fdc::DRIVES] = Default::default();
+    if let Some(first) = slots.first_mut().filter(|_| firmware) {
+        *first = FloppySlot::empty(DriveKind::F1440);
+    }
+    for (slot, spec) in slots.iter_mut().zip(specs) {
+        *slot = FloppySlot::with_disk(FloppyImage::open(spec)?);
+    }
+    Ok(slots)
 }
 
 fn linux(args: &RunArgs, kernel: &Path) -> Result<Guest, CliError> {
@@ -140,7 +167,11 @@ fn set_up_error(args: &RunArgs, error: MachineError) -> CliError {
                 source: source.into(),
             }
         }
-        (MachineError::Guest(source), _) => match args.kernel.as_ref().or(args.image.as_ref()) {
+        (MachineError::Guest(source), _) => match args
+            .kernel
+            .as_ref()
+            .or(args.image.as_ref().map(|image| &image.path))
+        {
             Some(path) => CliError::Guest {
                 path: path.clone(),
                 source,

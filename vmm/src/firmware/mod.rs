@@ -29,6 +29,8 @@ const MAX_VGA_BIOS: usize = 64 * KIB;
 const OPTION_ROM_SIGNATURE: [u8; 2] = [0x55, 0xAA];
 /// An entry of `etc/e820` that is memory.
 const E820_RAM: u32 = 1;
+/// Last address that SeaBIOS gives to PCI devices.
+const PCI_MEMORY_END: u32 = 0xFEBF_FFFF;
 /// `etc/boot-fail-wait`: where nothing can be booted, do not start again.
 const WAIT_FOR_EVER: u32 = u32::MAX;
 
@@ -140,6 +142,7 @@ impl Firmware {
             script,
         } = loader::build_for_firmware(&AcpiConfig {
             vga: self.has_vga(),
+            pci_memory: pci_hole(memory)..=PCI_MEMORY_END,
             ..AcpiConfig::default()
         });
         items.add_file(loader::TABLES_FILE, tables)?;
@@ -161,6 +164,16 @@ pub(crate) enum MapError {
     /// no memory behind it
     #[error(transparent)]
     Memory(#[from] PhysError),
+}
+
+/// From where on SeaBIOS gives addresses to PCI devices of a 440FX (`src/fw/pciinit.c`).
+fn pci_hole(memory: u64) -> u32 {
+    const HALF: u32 = 0x8000_0000;
+    if memory <= u64::from(HALF) {
+        HALF
+    } else {
+        0xC000_0000
+    }
 }
 
 /// The memory as the firmware's file has it: start, size, kind. The firmware itself takes out what
