@@ -86,6 +86,12 @@ pub mod cr4 {
     pub const OSXMMEXCPT: u32 = 1 << 10;
 }
 
+/// Bits of IA32_EFER (Intel SDM vol. 3A, section 2.2.1).
+pub mod efer {
+    /// Execute-disable enable: bit 63 of PAE entries means something.
+    pub const NXE: u64 = 1 << 11;
+}
+
 bitflags! {
     /// Access rights of a segment: bits 8..=15 and 20..=23 of the descriptor's second word, moved
     /// down by 8 (the layout of the VMX access-rights field, Intel SDM vol. 3C, section 24.4.1).

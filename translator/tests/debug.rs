@@ -539,3 +539,21 @@ fn an_interrupt_goes_before_the_breakpoint_on_the_next_instruction() {
     assert_eq!(machine.vcpu.take_interrupt(mmu, ports), Exit::Decide);
     assert_eq!(run(&mut machine), [(4, 0, 0), (1, 0, B0)]);
 }
+
+#[test]
+fn a_host_fault_does_not_end_the_shadow_of_sti() {
+    let mut machine = guarded(0, |a| {
+        a.sti()?; // 0
+        a.mov(eax, dword_ptr(0x80_0000))?; // 1: behind the end of memory
+        a.hlt()
+    });
+    machine.vcpu.state_mut().eflags &= !eflags::IF;
+    for _ in 0..8 {
+        // First it is carried out in Rust, later it is translated as a call to Rust.
+        machine.vcpu.state_mut().eip = ORIGIN;
+        machine.vcpu.state_mut().eflags &= !eflags::IF;
+        machine.ports.interrupt = Some(4);
+        assert_eq!(machine.run(), Exit::InterruptReady);
+        assert_eq!(machine.vcpu.state().eip, ORIGIN + 6);
+    }
+}

@@ -3,7 +3,7 @@
 use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::codegen::AccessHint;
-use crate::state::cr4;
+use crate::state::{InterruptShadow, cr4};
 use crate::system::{Exception, vector};
 use crate::{Exit, Platform};
 use iced_x86::Instruction;
@@ -26,6 +26,8 @@ pub(super) struct At {
     pub(super) insn: Instruction,
     /// Guest-physical address of the instruction.
     pub(super) gpa: u32,
+    /// An inline STI is right before it, whose interrupt shadow nothing has ended yet.
+    pub(super) behind_sti: bool,
 }
 
 impl Engine {
@@ -77,6 +79,7 @@ impl Engine {
                 .key
                 .gpa
                 .wrapping_add(map.guest.ip32().wrapping_sub(unit.key.eip)),
+            behind_sti: unit.is_behind_sti(site),
         })
     }
 
@@ -191,7 +194,7 @@ impl Engine {
         self.stats.hints += 1;
         self.discard(at.unit);
         self.discard_copies(at.gpa);
-        Step::Boundary
+        self.again(at)
     }
 
     /// Runs the instruction alone, with all accesses carried out by Rust, which finds out.
@@ -204,6 +207,15 @@ impl Engine {
             )));
         }
         self.slow_next = true;
+        self.again(at)
+    }
+
+    /// The instruction will start again at an instruction boundary, where it still is in the interrupt
+    /// shadow that it was in.
+    fn again(&mut self, at: At) -> Step {
+        if at.behind_sti {
+            self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::Sti;
+        }
         Step::Boundary
     }
 

@@ -3,7 +3,7 @@
 use super::store_table::{CodeMap, mark, next_code};
 use crate::codegen::mode::Mode;
 use crate::codegen::{AccessHint, InstructionMap, Site};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic};
 use shadow_mmu::SpaceId;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -119,6 +119,19 @@ impl Unit {
         let offset = address.checked_sub(self.host)? as u32;
         let index = self.instructions.partition_point(|map| map.host <= offset);
         self.instructions.get(index.checked_sub(1)?)
+    }
+
+    /// The instruction at `address` is the one that the interrupt shadow of an inline STI covers.
+    pub(crate) fn is_behind_sti(&self, address: u64) -> bool {
+        let offset = address.wrapping_sub(self.host) as u32;
+        let index = self.instructions.partition_point(|map| map.host <= offset);
+        let Some([before, this]) = index
+            .checked_sub(2)
+            .and_then(|first| self.instructions.get(first..index))
+        else {
+            return false;
+        };
+        before.guest.mnemonic() == Mnemonic::Sti && before.guest.next_ip32() == this.guest.ip32()
     }
 
     /// The place in the list of the site whose call returns to `address`.

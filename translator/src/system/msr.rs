@@ -2,7 +2,7 @@
 
 use super::event::Exception;
 use super::{Flow, System, cpuid::feature};
-use crate::state::{cr4, reg};
+use crate::state::{cr4, efer, reg};
 use iced_x86::Instruction;
 
 /// Addresses (Intel SDM vol. 4, tables 2-2 and 2-53 to 2-55).
@@ -36,9 +36,6 @@ mod address {
     pub(super) const LAST_EXCEPTION_TO: u32 = 0x1DE;
     pub(super) const EFER: u32 = 0xC000_0080;
 }
-
-/// IA32_EFER.NXE: the execute-disable bit of PAE entries means something.
-const EFER_NXE: u64 = 1 << 11;
 
 /// Bits of IA32_MISC_ENABLE (Intel SDM vol. 4, table 2-2).
 mod misc_enable {
@@ -120,7 +117,7 @@ impl System<'_> {
                 self.cpu.msrs.misc_enable = value & misc_enable::WRITABLE;
             }
             EFER if self.model.has_execute_disable() => {
-                if value & !EFER_NXE != 0 {
+                if value & !efer::NXE != 0 {
                     return None;
                 }
                 self.cpu.msrs.efer = value;

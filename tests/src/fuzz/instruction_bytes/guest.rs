@@ -9,7 +9,8 @@ use crate::fuzz::bytes::Bytes;
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 use shadow_mmu::PAGE_SIZE;
 use translator::CpuState;
-use translator::state::{Rights, Segment, TableRegister, cr0, cr4, eflags, reg, seg};
+use translator::state::{Rights, Segment, TableRegister, cr0, cr4, efer, eflags, reg, seg};
+use translator::system::CpuModel;
 
 /// Bytes of an input that are not code.
 pub(super) const HEADER: usize = 64;
@@ -71,6 +72,17 @@ const MODES: [Mode; 8] = [
     Mode::Protected(32, 0),
 ];
 
+const MODELS: [CpuModel; 8] = [
+    CpuModel::CoreDuo,
+    CpuModel::CoreDuo,
+    CpuModel::CoreDuo,
+    CpuModel::CoreDuo,
+    CpuModel::Pentium3,
+    CpuModel::Pentium3,
+    CpuModel::Pentium,
+    CpuModel::I486,
+];
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Paging {
     Off,
@@ -83,8 +95,9 @@ enum Paging {
 pub(super) struct Guest {
     mode: Mode,
     paging: Paging,
-    /// Bit 0: traps and interrupts come back; 1: an interrupt is pending.
+    /// Bit 0: traps and interrupts come back; 1: an interrupt is pending; 2: some pages may not be executed.
     options: u8,
+    model: CpuModel,
     gpr: [u32; 8],
     eflags: u32,
     cr0: u32,
@@ -102,13 +115,16 @@ impl Guest {
     pub(super) fn choose(bytes: &mut Bytes<'_>) -> Guest {
         let mode = bytes.pick(&MODES);
         let choice = bytes.u8();
+        let options = choice >> 2;
+        let model = MODELS[usize::from(options >> 3)];
         let paging = match mode {
             Mode::Real | Mode::Unreal => Paging::Off,
-            _ => {
-                [Paging::Bits32, Paging::Pae, Paging::Off, Paging::Bits32][usize::from(choice & 3)]
-            }
+            _ => match choice & 3 {
+                1 if model.cr4_bits() & cr4::PAE != 0 => Paging::Pae,
+                2 => Paging::Off,
+                _ => Paging::Bits32,
+            },
         };
-        let options = choice >> 2;
         let flags = bytes.u16();
         let bits = bytes.u16();
         let bit = |index: u32, value: u32| if bits >> index & 1 != 0 { value } else { 0 };
@@ -123,6 +139,7 @@ impl Guest {
             | bit(11, cr4::PSE)
             | bit(12, cr4::DE)
             | rare(13, cr4::TSD);
+        let cr4 = cr4 & model.cr4_bits();
         let mut eflags = u32::from(flags)
             & (eflags::STATUS | eflags::DF | eflags::IF | eflags::NT | eflags::IOPL)
             | eflags::FIXED;
@@ -163,6 +180,7 @@ impl Guest {
             mode,
             paging,
             options,
+            model,
             gpr,
             eflags,
             cr0,
@@ -173,6 +191,16 @@ impl Guest {
             dr7,
             patches: patches.collect(),
         }
+    }
+
+    /// The processor to be.
+    pub(super) fn model(&self) -> CpuModel {
+        self.model
+    }
+
+    /// IA32_EFER.NXE is set, and pages are marked.
+    fn execute_disable(&self) -> bool {
+        self.options & 4 != 0 && self.paging == Paging::Pae && self.model.has_execute_disable()
     }
 
     /// An external interrupt waits from the start.
@@ -220,7 +248,9 @@ impl Guest {
             };
             let entry = page << 12 | rights;
             put(TABLE + page * 4, &entry.to_le_bytes());
-            put(PAE_TABLE + page * 8, &u64::from(entry).to_le_bytes());
+            let disabled = self.execute_disable() && matches!(page << 12, STACK3 | DATA..END);
+            let entry = u64::from(entry) | u64::from(disabled) << 63;
+            put(PAE_TABLE + page * 8, &entry.to_le_bytes());
         }
         put(DIRECTORY, &(TABLE | 7).to_le_bytes());
         // A second view of the same, for the supervisor, and a large page of what is no memory.
@@ -245,6 +275,9 @@ impl Guest {
     pub(super) fn load(&self, state: &mut CpuState, memory: &[u8]) {
         let mut new = CpuState::reset(0x673);
         new.gpr = self.gpr;
+        if self.execute_disable() {
+            new.msrs.efer = efer::NXE;
+        }
         new.cr4 = self.cr4;
         new.dr[7] = self.dr7;
         for (index, address) in new.dr.iter_mut().take(4).enumerate() {

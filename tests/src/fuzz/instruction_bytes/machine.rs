@@ -112,6 +112,7 @@ impl Machine {
             .expect("whole pages");
         let vcpu = Vcpu::new(VcpuConfig {
             cache_bytes: 1 << 20,
+            model: guest.model(),
             ..VcpuConfig::default()
         })
         .expect("a vCPU");
@@ -222,8 +223,9 @@ impl Machine {
         let mut text = String::new();
         let (mut a, mut b) = (self.vcpu.state().clone(), other.vcpu.state().clone());
         for state in [&mut a, &mut b] {
-            // FIP and FDP of the host; what the guest sees of them is in memory.
-            state.fpu.0[8..24].fill(0);
+            // FOP, FIP and FDP of the host, which ran another form of the instruction; what the guest sees of
+            // them is in memory.
+            state.fpu.0[6..24].fill(0);
         }
         for at in (0..512).filter(|at| a.fpu.0[*at] != b.fpu.0[*at]) {
             let (x, y) = (a.fpu.0[at], b.fpu.0[at]);
