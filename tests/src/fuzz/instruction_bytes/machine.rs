@@ -2,7 +2,7 @@
 
 use super::guest::{Guest, RAM};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
-use shadow_mmu::{Mmu, MmuConfig, PAGE_SIZE, RangeKind};
+use shadow_mmu::{Mmu, MmuConfig, PAGE_SIZE, Privilege, RangeKind};
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -147,10 +147,11 @@ impl Machine {
         };
     }
 
-    /// Goes on one instruction at a time. A program that stores the FPU's environment ends the comparison: the
-    /// host's FXSAVE, which separates single instructions, may keep FIP, FDP and FOP or not.
+    /// Goes on one instruction at a time. A program that reads the time or stores the FPU's environment ends the
+    /// comparison: the host's FXSAVE, which separates single instructions, may keep FIP, FDP and FOP or not.
     pub(super) fn step(&mut self, budget: u32) -> End {
         let trace = std::env::var_os("RINGSHIFT_TRACE").is_some();
+        let mut page = None;
         for _ in 0..budget {
             if trace {
                 let cpu = self.vcpu.state();
@@ -160,7 +161,7 @@ impl Machine {
             if let Some(end) = self.take_interrupt() {
                 return end;
             }
-            if self.stores_fpu_environment() {
+            if self.differs_each_time() || self.fetches_by_tlb(&mut page) {
                 return End::Budget;
             }
             if let Some(end) = ended(self.vcpu.step(&mut self.mmu, &mut self.bus)) {
@@ -168,6 +169,24 @@ impl Machine {
             }
         }
         End::Budget
+    }
+
+    /// The tables do not let the next instruction be fetched, but they did the one before it, in the same
+    /// page. Both the fault and going on are right then: a processor has a TLB.
+    fn fetches_by_tlb(&self, page: &mut Option<u32>) -> bool {
+        let cpu = self.vcpu.state();
+        let linear = cpu.linear_eip();
+        let last = page.replace(linear >> 12);
+        let privilege = if cpu.cpl == 3 {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        };
+        last == *page
+            && self
+                .mmu
+                .probe(linear, shadow_mmu::Access::execute(privilege))
+                .is_err()
     }
 
     /// Goes on until the program ends.
@@ -252,8 +271,8 @@ impl Machine {
         text
     }
 
-    /// The next instruction is one of FNSTENV, FNSAVE and FXSAVE. All views of RAM begin at multiples of 4 MiB.
-    fn stores_fpu_environment(&self) -> bool {
+    /// The next instruction is RDTSC, or one of FNSTENV, FNSAVE and FXSAVE. All views of RAM begin at multiples of 4 MiB.
+    fn differs_each_time(&self) -> bool {
         let cpu = self.vcpu.state();
         let at = u64::from(cpu.linear_eip() & 0x3F_FFFF);
         let mut bytes = [0; 15];
@@ -261,8 +280,13 @@ impl Machine {
         let big = !cpu.real_or_v86() && cpu.seg[seg::CS].is_big();
         let bits = if big { 32 } else { 16 };
         let mut decoder = Decoder::new(bits, &bytes, DecoderOptions::NONE);
-        let stores = [Mnemonic::Fnstenv, Mnemonic::Fnsave, Mnemonic::Fxsave];
-        read && stores.contains(&decoder.decode().mnemonic())
+        let mnemonics = [
+            Mnemonic::Rdtsc,
+            Mnemonic::Fnstenv,
+            Mnemonic::Fnsave,
+            Mnemonic::Fxsave,
+        ];
+        read && mnemonics.contains(&decoder.decode().mnemonic())
     }
 
     /// All of RAM.
