@@ -1,6 +1,6 @@
 //! The vCPU as the machine sees it: its state, and `run`.
 
-use crate::runtime::{Engine, Kicker, Stats};
+use crate::runtime::{Engine, Kicker, Profile, Stats, UnitPlace};
 use crate::state::CpuState;
 use crate::system::CpuModel;
 use crate::{Exit, Platform};
@@ -147,6 +147,23 @@ impl Vcpu {
     /// does so itself. Comes back with [`Exit::Decide`] when it has been delivered.
     pub fn take_nmi(&mut self, mmu: &mut Mmu, platform: &mut dyn Platform) -> Exit {
         self.engine.take_nmi(mmu, platform).unwrap_or(Exit::Decide)
+    }
+
+    /// Starts to find out where time goes: see [`Profile`]. Samples are taken of the thread that
+    /// calls [`Vcpu::run`].
+    pub fn start_profile(&mut self) {
+        self.engine.start_profile();
+    }
+
+    /// What was found since [`Vcpu::start_profile`].
+    pub fn profile(&mut self) -> Option<&Profile> {
+        self.engine.profile()
+    }
+
+    /// All units of the cache in the order of their host addresses: address and size of the host
+    /// code, and the guest code that they are made from.
+    pub fn units(&self) -> impl Iterator<Item = (u64, u32, UnitPlace)> {
+        self.engine.unit_places()
     }
 
     /// Bytes of the translation cache in use.

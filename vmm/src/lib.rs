@@ -24,6 +24,7 @@ pub mod machine;
 pub mod memory_size;
 pub mod memory_use;
 pub mod nmi;
+pub mod profile;
 pub mod report;
 mod run_loop;
 pub mod serial;

@@ -441,6 +441,11 @@ impl Machine {
         Some(tracer.finish(end))
     }
 
+    /// The vCPU, for its profile.
+    pub(crate) fn vcpu_mut(&mut self) -> &mut Vcpu {
+        &mut self.vcpu
+    }
+
     /// The counters of the run so far. `ending` tells how it ended.
     pub fn report(&self, ending: &str) -> Report {
         let history = self.decider.history();

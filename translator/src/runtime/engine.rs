@@ -7,6 +7,7 @@ use super::jump_table::{JumpTable, SpareTables};
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
 use super::prepare::Bounce;
+use super::profile::Profiler;
 use super::shortcut::Shortcuts;
 use super::stats::Stats;
 use super::store_table::{SIZES, Stores, VALUES};
@@ -57,6 +58,8 @@ pub(crate) struct Engine {
     /// Count the guest instructions that are executed.
     pub(super) count: bool,
     pub(super) kick: Arc<KickTarget>,
+    /// Where time goes, if that was asked for.
+    pub(super) profiler: Option<Box<Profiler>>,
     /// The mode, view and code space that the context was last made ready for.
     pub(super) mode: Mode,
     pub(super) view: Option<View>,
@@ -174,6 +177,7 @@ impl Engine {
             strict,
             count,
             kick,
+            profiler: None,
             mode,
             view: None,
             code_space: None,
@@ -247,6 +251,9 @@ impl Engine {
         single: bool,
     ) -> Exit {
         signal::install();
+        if let Some(profiler) = &mut self.profiler {
+            profiler.attach();
+        }
         self.changed = true;
         self.stop_to_decide = limits.stop_to_decide;
         self.logging = tracing::enabled!(target: "ringshift::exec", tracing::Level::TRACE);

@@ -36,6 +36,9 @@ impl Engine {
         if let Some(reason) = reason {
             self.stats.exits.count(reason);
         }
+        if self.profiler.is_some() {
+            self.read_samples();
+        }
         match reason {
             Some(Reason::Miss) => {
                 self.stats.misses += 1;
@@ -106,6 +109,9 @@ impl Engine {
             return internal("a callout from nowhere");
         };
         self.stats.callouts.count(kind);
+        if let Some(profiler) = &mut self.profiler {
+            profiler.callout(kind, insn.ip32(), self.mode.cpl());
+        }
         if kind == CalloutKind::FpuState {
             self.replace_fpu_pointers(&insn, mmu);
             return Step::Resume(site);

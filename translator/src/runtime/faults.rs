@@ -45,6 +45,9 @@ impl Engine {
             ));
         };
         self.set_eip(at.insn.ip32());
+        if self.profiler.is_some() {
+            self.profile_fault(&at, number as u8, address);
+        }
         tracing::trace!(target: "ringshift::fault", "{number} at {address:#x} error {error:x}: {:08x} {}", at.insn.ip32(), at.insn);
         match number as u8 {
             vector::PF => self.page_fault(at, address, error & ERROR_WRITE != 0, mmu, platform),
@@ -151,6 +154,9 @@ impl Engine {
         platform: &mut dyn Platform,
     ) -> Step {
         tracing::trace!(target: "ringshift::fault", "{outcome:x?}");
+        if let Some(profiler) = &mut self.profiler {
+            profiler.outcome(&outcome);
+        }
         match outcome {
             FaultOutcome::Filled => self.hidden(at),
             FaultOutcome::UserPage => self.learn(at, AccessHint::UserWindow),

@@ -110,6 +110,7 @@ impl Engine {
     /// Empties the cache.
     pub(crate) fn flush(&mut self, mmu: &mut Mmu) {
         self.stats.flushes += 1;
+        self.read_samples();
         for gfn in self.units.clear() {
             mmu.untrace_code(gfn);
         }

@@ -16,6 +16,8 @@ mod listing;
 mod locate;
 mod mixed;
 mod prepare;
+pub(crate) mod profile;
+mod sampler;
 pub(crate) mod shortcut;
 mod signal;
 mod stats;
@@ -27,4 +29,5 @@ mod units;
 
 pub(crate) use engine::Engine;
 pub use kick::Kicker;
+pub use profile::{FaultCause, FaultPlace, Profile, UnitPlace, Work};
 pub use stats::{Exits, Stats};

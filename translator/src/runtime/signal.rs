@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // a signal handler
 
 use super::context::Context;
+use super::sampler::Place;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
@@ -70,6 +71,24 @@ pub(super) fn with_active<T>(
     let result = run();
     ACTIVE.set(outer);
     result
+}
+
+/// What the calling thread does at host address `rip`; safe in a signal handler.
+pub(super) fn place(rip: u64) -> Place {
+    let active = ACTIVE.get();
+    if active.context.is_null() {
+        return Place::Machine;
+    }
+    if (active.start..active.end).contains(&rip) {
+        return Place::Code(rip);
+    }
+    // SAFETY: the context lives while `with_active` runs, and that is this thread; plain numbers,
+    // which Rust code may be writing: a torn pair is a sample at a wrong place.
+    unsafe {
+        let reason = (&raw const (*active.context).reason).read_volatile();
+        let site = (&raw const (*active.context).site).read_volatile();
+        Place::Runtime(reason, site)
+    }
 }
 
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, ucontext: *mut libc::c_void) {

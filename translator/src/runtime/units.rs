@@ -231,6 +231,11 @@ impl Units {
         self.units.get(index as usize)
     }
 
+    /// All of them, in the order of their host addresses.
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Unit> {
+        self.units.iter()
+    }
+
     pub(crate) fn find(&self, key: &UnitKey) -> Option<u32> {
         self.by_key.get(key).copied()
     }

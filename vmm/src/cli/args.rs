@@ -145,7 +145,11 @@ Examples:
         --serial file:boot.log --until 'login:' --timeout 60 --stats boot.json
 
   Every switch between the engines, with its reason:
-    ringshift run --kernel vmlinuz --log ringshift::switch=trace")]
+    ringshift run --kernel vmlinuz --log ringshift::switch=trace
+
+  Where the time goes, with the kernel's own names:
+    ringshift run --kernel vmlinuz --append 'console=ttyS0 nokaslr' \\
+        --profile boot.profile --symbols System.map")]
 #[command(group(ArgGroup::new("what").required(true).multiple(true)))]
 pub struct RunArgs {
     /// What to boot: a floppy disk, or a Linux kernel; with options as --floppy has them
@@ -227,7 +231,33 @@ pub struct RunArgs {
 
     #[allow(missing_docs)]
     #[command(flatten)]
+    pub profile: ProfileArgs,
+
+    #[allow(missing_docs)]
+    #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Options that tell where a run spends its time.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProfileArgs {
+    /// Write a profile to this file when the run ends: JSON if its name ends in .json, else text
+    ///
+    /// Samples of the vCPU's thread by unit of translated code and by instruction, and of what else it
+    /// did; instructions carried out in Rust by kind and place; host faults by cause, place and
+    /// page.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+
+    /// Name the kernel's addresses in the profile and the map from this System.map, or from what nm
+    /// prints (a Linux kernel needs 'nokaslr' in --append)
+    #[arg(long, value_name = "FILE")]
+    pub symbols: Option<PathBuf>,
+
+    /// When the run ends, write what is in the translation cache to this file, or to
+    /// /tmp/perf-PID.map, where 'perf report' looks for the names of code made at run time
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub perf_map: Option<Option<PathBuf>>,
 }
 
 /// Arguments of `host`.

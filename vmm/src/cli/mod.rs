@@ -4,6 +4,7 @@ pub mod args;
 mod demo;
 mod host;
 mod parsers;
+mod profile;
 mod run;
 mod trace;
 
@@ -126,6 +127,13 @@ enum CliError {
     /// a file cannot be written
     #[error("cannot write the statistics to {}", path.display())]
     Stats {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// a profile that cannot be written
+    #[error("cannot write the profile to {}", path.display())]
+    Profile {
         path: PathBuf,
         #[source]
         source: io::Error,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::RunArgs;
+use super::profile::ProfileFiles;
 use super::{
     CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
     start_log, take_signals,
@@ -26,6 +27,7 @@ use crate::serial::{SerialTarget, Until};
 pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     start_log(&args.common.log)?;
     let stats = StatsFile::create(args.common.stats.as_deref())?;
+    let profile = ProfileFiles::create(&args.profile)?;
     let guest = guest(args)?;
     let floppies = floppies(args, &guest)?;
     let linux_guest = matches!(guest, Guest::Linux { .. });
@@ -57,11 +59,13 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     if let Some(note) = machine.note() {
         complain(note);
     }
+    profile.start(&mut machine);
     let result = machine.run();
     // Messages belong on a terminal that is itself again.
     drop(terminal);
     finish_trace(&mut machine, &describe(&result));
     stats.write(&machine.report(&describe(&result)))?;
+    profile.write(&mut machine)?;
     tracing::info!("{}", describe(&result));
     if args.audit {
         machine.audit().map_err(CliError::Audit)?;

@@ -23,17 +23,20 @@ fn open(path: &Path) -> Result<TraceReader<io::BufReader<File>>, CliError> {
     })
 }
 
-fn summary(args: &SummaryArgs) -> Result<Status, CliError> {
-    let symbols = match &args.symbols {
-        None => Symbols::default(),
-        Some(path) => {
-            let text = read_text("the symbols", path)?;
-            Symbols::parse(&text).map_err(|source| CliError::Symbols {
-                path: path.clone(),
-                source,
-            })?
-        }
+/// The symbols of a file, or none.
+pub(super) fn read_symbols(path: Option<&Path>) -> Result<Symbols, CliError> {
+    let Some(path) = path else {
+        return Ok(Symbols::default());
     };
+    let text = read_text("the symbols", path)?;
+    Symbols::parse(&text).map_err(|source| CliError::Symbols {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn summary(args: &SummaryArgs) -> Result<Status, CliError> {
+    let symbols = read_symbols(args.symbols.as_deref())?;
     let mut reader = open(&args.file)?;
     let summary = Summary::read(&mut reader, &symbols, args.top);
     warn(&reader);
