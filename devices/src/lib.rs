@@ -12,6 +12,7 @@
 //!
 //! What each device emulates and what it does not is in the crate's `README.md`.
 
+pub mod a20;
 pub mod acpi;
 pub mod bus;
 pub mod chipset;

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Nanos;
+use crate::a20::A20Gate;
 use crate::device::{AccessSize, PortDevice};
 use crate::event::{EventSink, ResetKind, Signal};
-use crate::line::Line;
 
 /// The port.
 pub const PORT92: u16 = 0x92;
@@ -27,15 +27,15 @@ pub struct Port92State {
 #[derive(Debug)]
 pub struct Port92 {
     // Wiring.
-    a20: Line,
+    a20: A20Gate,
     events: EventSink,
     // Volatile.
     state: Port92State,
 }
 
 impl Port92 {
-    /// A port that drives `a20` (low after power-on) and asks `events` for a processor reset.
-    pub fn new(a20: Line, events: EventSink) -> Self {
+    /// A port that sets `a20` and asks `events` for a processor reset.
+    pub fn new(a20: A20Gate, events: EventSink) -> Self {
         Self {
             a20,
             events,
@@ -56,13 +56,13 @@ impl Port92 {
     /// Goes back to a saved state.
     pub fn restore(&mut self, state: Port92State) {
         self.state = state;
-        self.a20.set(self.state.value & A20 != 0);
     }
 }
 
 impl PortDevice for Port92 {
     fn port_read(&mut self, _port: u16, _size: AccessSize, _now: Nanos) -> u32 {
-        u32::from(self.state.value)
+        let a20 = if self.a20.is_open() { A20 } else { 0 };
+        u32::from(self.state.value & INIT_NOW | a20)
     }
 
     fn port_write(&mut self, _port: u16, _size: AccessSize, value: u32, _now: Nanos) {
@@ -79,7 +79,6 @@ impl PortDevice for Port92 {
 mod tests {
     use super::*;
     use crate::event::ChipsetEvent;
-    use crate::line::LineBank;
     use crate::testing::fuzz_ports;
 
     fn write(port: &mut Port92, value: u32) {
@@ -88,28 +87,27 @@ mod tests {
 
     #[test]
     fn a20_follows_bit_1_and_reset_takes_an_edge_of_bit_0() {
-        let (bank, events) = (LineBank::new(), EventSink::new());
-        let mut port = Port92::new(bank.line(0), events.clone());
-        assert!(!bank.is_high(0));
-        write(&mut port, 0x02);
-        assert!(bank.is_high(0) && !events.is_raised());
+        let (a20, events) = (A20Gate::new(), EventSink::new());
+        let mut port = Port92::new(a20.clone(), events.clone());
+        let read = |port: &mut Port92| port.port_read(PORT92, AccessSize::Byte, Nanos::ZERO);
+        write(&mut port, 0x00);
+        assert!(!a20.is_open() && !events.is_raised());
         write(&mut port, 0xff);
-        assert_eq!(port.port_read(PORT92, AccessSize::Byte, Nanos::ZERO), 0x03);
+        assert_eq!(read(&mut port), 0x03);
         let reset = ChipsetEvent::Reset(ResetKind::Processor);
         assert_eq!(events.take().collect::<Vec<_>>(), [reset]);
         write(&mut port, 0x01);
         assert!(!events.is_raised(), "no edge");
-        assert!(!bank.is_high(0));
-        let saved = Port92State { value: 2 };
-        port.restore(saved);
-        assert!(bank.is_high(0));
+        assert!(!a20.is_open());
+        a20.set(true);
+        assert_eq!(read(&mut port), 0x03, "somebody else has opened the gate");
         port.reset();
-        assert!(!bank.is_high(0));
+        assert_eq!(read(&mut port), 0x02);
     }
 
     #[test]
     fn random_accesses_do_not_panic() {
-        let mut port = Port92::new(LineBank::new().line(0), EventSink::new());
+        let mut port = Port92::new(A20Gate::new(), EventSink::new());
         fuzz_ports(1, &mut port, &[PORT92], AccessSize::Byte, |_, _| {});
     }
 }

@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::a20::A20Gate;
 use crate::bus::{BusCounters, BusError, DeviceId, MmioBus, PortBus};
 use crate::debug_port::DebugPort;
 use crate::device::{AccessSize, Device};
@@ -21,7 +22,7 @@ use crate::fdc::{self, DriveKind, Fdc, FdcState, Medium};
 use crate::fpu_error::{FpuError, FpuErrorState};
 use crate::fw_cfg::{FwCfg, FwCfgItems, FwCfgState};
 use crate::i8042::{I8042, I8042State};
-use crate::line::{Line, LineBank};
+use crate::line::Line;
 use crate::memory::GuestMemory;
 use crate::pci::isa_bridge::IsaBridge;
 use crate::pci::power_management::PowerManagement;
@@ -43,8 +44,6 @@ use devices::{AddedDevice, Devices, FIRST_ADDED, is_timed};
 
 use std::ops::RangeInclusive;
 
-/// The wire behind the OR gate of the two sources of A20.
-const A20_WIRE: u8 = 0;
 /// Requests that one call serves at most.
 const DMA_ROUNDS: usize = 32;
 
@@ -104,6 +103,7 @@ pub struct Claims {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChipsetState {
     now: Nanos,
+    a20: bool,
     pic: PicState,
     pit: PitState,
     rtc: RtcState,
@@ -140,7 +140,7 @@ pub struct Chipset {
     mmio: MmioBus,
     devices: Devices,
     // Wiring.
-    a20_gate: LineBank,
+    a20_gate: A20Gate,
     events: EventSink,
     // Volatile.
     /// The latest time seen: time does not go backwards here.
@@ -172,7 +172,7 @@ impl Chipset {
         // A firmware puts the power management registers where it wants them.
         let pm_preset = config.firmware.is_none().then_some(PM_BASE);
         let pic = Pic::new();
-        let a20_gate = LineBank::new();
+        let a20_gate = A20Gate::new();
         let events = EventSink::new();
         let mut rtc = Rtc::new(pic.line(8), config.wall_clock);
         rtc.set_memory_size(config.memory_size);
@@ -182,14 +182,9 @@ impl Chipset {
         let devices = Devices {
             pit: Pit::new(pic.line(0)),
             rtc,
-            i8042: I8042::new(
-                pic.line(1),
-                pic.line(12),
-                a20_gate.line(A20_WIRE),
-                events.clone(),
-            ),
+            i8042: I8042::new(pic.line(1), pic.line(12), a20_gate.clone(), events.clone()),
             com1: Serial::new(COM1, pic.line(4), config.com1),
-            port92: Port92::new(a20_gate.line(A20_WIRE), events.clone()),
+            port92: Port92::new(a20_gate.clone(), events.clone()),
             fpu_error: FpuError::new(pic.line(13)),
             post: post::PostCode::default(),
             pci: PciHost::new(IsaBridge::new(&pic), PowerManagement::new(pm_preset)),
@@ -203,17 +198,15 @@ impl Chipset {
             added: Vec::new(),
             pic,
         };
-        let a20 = a20_gate.is_high(A20_WIRE);
-        a20_gate.take_changes();
         let mut chipset = Self {
             ports,
             mmio: MmioBus::new(),
             devices,
+            a20: a20_gate.is_open(),
             a20_gate,
             events,
             now: Nanos::ZERO,
             deadline: Nanos::MAX,
-            a20,
             nmi: false,
             pm_base: None,
             pam: [0; 7],
@@ -294,18 +287,16 @@ impl Chipset {
     /// Whether [`Self::take_events`] would return something. Cheap.
     #[inline]
     pub fn has_events(&self) -> bool {
-        self.events.is_raised() || self.a20_gate.has_changes()
+        self.events.is_raised() || self.a20() != self.a20
     }
 
     /// What the machine has to act on since the last call: A20 first, then power-off and resets.
     pub fn take_events(&mut self) -> Vec<ChipsetEvent> {
         let mut events = Vec::new();
-        if self.a20_gate.take_changes().is_some() {
-            let level = self.a20();
-            if level != self.a20 {
-                self.a20 = level;
-                events.push(ChipsetEvent::A20(level));
-            }
+        let level = self.a20();
+        if level != self.a20 {
+            self.a20 = level;
+            events.push(ChipsetEvent::A20(level));
         }
         events.extend(self.events.take());
         events
@@ -331,9 +322,11 @@ impl Chipset {
         self.devices.fdc.has_disk(drive)
     }
 
-    /// The A20 gate: open (true) if the keyboard controller or port 92h opens it.
+    /// The A20 gate: open (true) if the keyboard controller or port 92h, whichever was last, opened
+    /// it.
+    #[inline]
     pub fn a20(&self) -> bool {
-        self.a20_gate.is_high(A20_WIRE)
+        self.a20_gate.is_open()
     }
 
     /// The registers PAM0 to PAM6 of the host bridge, for
@@ -361,7 +354,7 @@ impl Chipset {
     /// The processor is reset, and nothing else: the board opens the A20 gate, so that the
     /// processor finds the firmware at its reset vector.
     pub fn processor_reset(&mut self) {
-        self.devices.i8042.open_a20();
+        self.a20_gate.set(true);
     }
 
     /// How many bytes [`Self::serial_input`] would take now.
@@ -481,6 +474,7 @@ impl Chipset {
     pub fn reset(&mut self, now: Nanos) {
         let now = self.tick(now);
         self.devices.reset(now);
+        self.a20_gate.set(true);
         self.events.take().for_each(drop);
         self.schedule();
     }
@@ -502,6 +496,7 @@ impl Chipset {
         self.devices.pic.output();
         ChipsetState {
             now: self.now,
+            a20: self.a20(),
             pic: self.devices.pic.state().clone(),
             pit: self.devices.pit.state().clone(),
             rtc: self.devices.rtc.state().clone(),
@@ -520,6 +515,7 @@ impl Chipset {
     /// Goes back to a saved state. Machine time goes on from the time of the snapshot.
     pub fn restore(&mut self, state: ChipsetState) {
         self.now = state.now;
+        self.a20_gate.set(state.a20);
         self.devices.pit.restore(state.pit);
         self.devices.rtc.restore(state.rtc);
         self.devices.i8042.restore(state.i8042);

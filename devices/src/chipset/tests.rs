@@ -116,24 +116,29 @@ fn time_that_goes_backwards_stands_still() {
 }
 
 #[test]
-fn a20_is_the_or_of_both_gates() {
+fn whoever_was_last_decides_over_a20() {
     let mut chipset = board();
     let now = Nanos::ZERO;
     assert!(chipset.a20() && !chipset.has_events());
+    // SeaBIOS opens it through port 92h; HIMEM closes it through the keyboard controller.
+    outb(&mut chipset, 0x92, 2, now);
+    assert!(!chipset.has_events());
     outb(&mut chipset, 0x64, 0xdd, now);
     assert_eq!(chipset.take_events(), [ChipsetEvent::A20(false)]);
+    assert_eq!(inb(&mut chipset, 0x92, now), 0);
     outb(&mut chipset, 0x92, 2, now);
     assert_eq!(chipset.take_events(), [ChipsetEvent::A20(true)]);
     outb(&mut chipset, 0x64, 0xdf, now);
     outb(&mut chipset, 0x92, 0, now);
-    assert_eq!(chipset.take_events(), [], "one gate is still open");
-    outb(&mut chipset, 0x64, 0xdd, now);
+    assert_eq!(chipset.take_events(), [ChipsetEvent::A20(false)]);
     outb(&mut chipset, 0x64, 0xdf, now);
-    assert_eq!(chipset.take_events(), [], "nothing has changed in the end");
     outb(&mut chipset, 0x64, 0xdd, now);
-    chipset.take_events();
+    assert_eq!(chipset.take_events(), [], "nothing has changed in the end");
+    let closed = chipset.state();
     chipset.reset(now);
     assert_eq!(chipset.take_events(), [ChipsetEvent::A20(true)]);
+    chipset.restore(closed);
+    assert!(!chipset.a20());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::Nanos;
+use crate::a20::A20Gate;
 use crate::device::{AccessSize, PortDevice};
 use crate::event::{EventSink, ResetKind, Signal};
 use crate::limit::LogLimit;
@@ -106,7 +107,7 @@ pub struct I8042 {
     // Wiring.
     irq1: Line,
     irq12: Line,
-    a20: Line,
+    a20: A20Gate,
     events: EventSink,
     // Volatile.
     state: I8042State,
@@ -114,9 +115,9 @@ pub struct I8042 {
 }
 
 impl I8042 {
-    /// A controller whose output buffer drives `irq1` and `irq12`, and whose output port drives
-    /// `a20` (high after power-on) and asks `events` for a processor reset.
-    pub fn new(irq1: Line, irq12: Line, a20: Line, events: EventSink) -> Self {
+    /// A controller whose output buffer drives `irq1` and `irq12`, and whose output port sets
+    /// `a20` and asks `events` for a processor reset.
+    pub fn new(irq1: Line, irq12: Line, a20: A20Gate, events: EventSink) -> Self {
         let mut controller = Self {
             irq1,
             irq12,
@@ -257,8 +258,6 @@ impl I8042 {
             .set(full == Some(Source::Keyboard) && config.contains(Config::KBD_INT));
         self.irq12
             .set(full == Some(Source::Aux) && config.contains(Config::AUX_INT));
-        let port = OutputPort::from_bits_truncate(self.state.output_port);
-        self.a20.set(port.contains(OutputPort::A20));
     }
 
     fn read_data(&mut self, now: Nanos) -> u8 {
@@ -285,6 +284,7 @@ impl I8042 {
 
     fn read_output_port(&self) -> u8 {
         let mut port = OutputPort::from_bits_retain(self.state.output_port);
+        port.set(OutputPort::A20, self.a20.is_open());
         port.set(OutputPort::KBD_IRQ, self.irq1.is_high());
         port.set(OutputPort::AUX_IRQ, self.irq12.is_high());
         port.bits()
@@ -292,21 +292,11 @@ impl I8042 {
 
     fn write_output_port(&mut self, value: u8) {
         self.state.output_port = value | OutputPort::RESET_N.bits();
+        let port = OutputPort::from_bits_truncate(value);
+        self.a20.set(port.contains(OutputPort::A20));
         if value & OutputPort::RESET_N.bits() == 0 {
             self.events.signal(Signal::Reset(ResetKind::Processor));
         }
-    }
-
-    fn set_a20(&mut self, on: bool) {
-        let mut port = OutputPort::from_bits_retain(self.state.output_port);
-        port.set(OutputPort::A20, on);
-        self.state.output_port = port.bits();
-    }
-
-    /// The board opens the A20 gate.
-    pub(crate) fn open_a20(&mut self) {
-        self.set_a20(true);
-        self.drive();
     }
 
     fn change_config(&mut self, flag: Config, on: bool) {
@@ -346,8 +336,8 @@ impl I8042 {
             command::WRITE_KBD_BUFFER => self.state.expect = Expect::KeyboardBuffer,
             command::WRITE_AUX_BUFFER => self.state.expect = Expect::AuxBuffer,
             command::WRITE_AUX => self.state.expect = Expect::Aux,
-            command::DISABLE_A20 => self.set_a20(false),
-            command::ENABLE_A20 => self.set_a20(true),
+            command::DISABLE_A20 => self.a20.set(false),
+            command::ENABLE_A20 => self.a20.set(true),
             command::READ_TEST => self.answer(0, Source::Keyboard),
             command::PULSE..=0xff => {
                 // Only the reset line does anything when pulsed.

@@ -7,25 +7,21 @@ use crate::testing::{Random, fuzz_ports};
 struct Bench {
     kbc: I8042,
     bank: LineBank,
+    a20: A20Gate,
     events: EventSink,
     now: Nanos,
 }
-
-const A20_WIRE: u8 = 20;
 
 impl Bench {
     fn new() -> Self {
         let bank = LineBank::new();
         let events = EventSink::new();
-        let kbc = I8042::new(
-            bank.line(1),
-            bank.line(12),
-            bank.line(A20_WIRE),
-            events.clone(),
-        );
+        let a20 = A20Gate::new();
+        let kbc = I8042::new(bank.line(1), bank.line(12), a20.clone(), events.clone());
         Self {
             kbc,
             bank,
+            a20,
             events,
             now: Nanos::ZERO,
         }
@@ -237,16 +233,16 @@ fn mouse_wrap_and_remote_mode() {
 #[test]
 fn a20_through_the_output_port_and_the_shortcuts() {
     let mut b = Bench::new();
-    assert!(b.bank.is_high(A20_WIRE), "on after power-on");
+    assert!(b.a20.is_open(), "on after power-on");
     b.command(command::WRITE_OUTPUT);
     b.data(0xdd);
-    assert!(!b.bank.is_high(A20_WIRE));
+    assert!(!b.a20.is_open());
     b.command(command::READ_OUTPUT);
     assert_eq!(b.read() & 3, 1);
     b.command(command::ENABLE_A20);
-    assert!(b.bank.is_high(A20_WIRE));
+    assert!(b.a20.is_open());
     b.command(command::DISABLE_A20);
-    assert!(!b.bank.is_high(A20_WIRE));
+    assert!(!b.a20.is_open());
     assert!(!b.events.is_raised(), "none of this is a reset");
 }
 
