@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use decision::SwitchRecord;
 
-use super::format::{self, End, Header, WORDS, Words, kind};
+use super::format::{self, End, Header};
 use super::ring::Ring;
 
 /// Records that a ring holds: 1 MiB, some tenths of a second of the busiest guest.
@@ -174,7 +174,7 @@ impl Writer {
             if new > 0 {
                 self.told[index] = lost;
                 self.losses.lost += new;
-                bytes.extend(format::bytes(&loss(self.last_time, new)));
+                bytes.extend(format::bytes(&format::loss(self.last_time, new)));
             }
         }
         self.write(&bytes, count);
@@ -218,14 +218,6 @@ impl Writer {
         }
         self.losses
     }
-}
-
-/// The record of a loss.
-fn loss(time_ns: u64, count: u64) -> Words {
-    let mut words = [0; WORDS];
-    (words[0], words[1]) = (time_ns, count);
-    words[WORDS - 1] = format::tagged(kind::LOSS, 0);
-    words
 }
 
 #[cfg(test)]

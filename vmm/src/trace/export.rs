@@ -102,7 +102,8 @@ fn to_csv<R: Read>(reader: &mut TraceReader<R>, output: impl Write) -> Result<()
     Ok(())
 }
 
-/// The events of the JSON form of the Trace Event Format, which Perfetto reads as well.
+/// The events of the JSON form of the Trace Event Format (the Chromium project's document of that
+/// name), which Perfetto reads as well: `M` names a track, `X` is a slice, `i` an instant.
 struct Events<W> {
     output: W,
     first: bool,
@@ -128,9 +129,9 @@ impl<W: Write> Events<W> {
         Ok(())
     }
 
-    fn name(&mut self, what: &str, thread: u16, name: &str) -> Result<(), ExportError> {
+    fn name(&mut self, what: &str, vcpu: u16, name: &str) -> Result<(), ExportError> {
         self.event(&json!({
-            "ph": "M", "pid": PROCESS, "tid": thread, "name": what, "args": { "name": name },
+            "ph": "M", "pid": PROCESS, "tid": thread(vcpu), "name": what, "args": { "name": name },
         }))
     }
 
@@ -146,11 +147,11 @@ impl<W: Write> Events<W> {
         self.event(&json!({
             "ph": "X",
             "pid": PROCESS,
-            "tid": vcpu,
+            "tid": thread(vcpu),
             "name": engine.name(),
             "cat": "stay",
-            "ts": microseconds(began_ns),
-            "dur": microseconds(ended_ns.saturating_sub(began_ns)),
+            "ts": timestamp(began_ns),
+            "dur": timestamp(ended_ns.saturating_sub(began_ns)),
             "args": args,
         }))
     }
@@ -162,7 +163,19 @@ impl<W: Write> Events<W> {
     }
 }
 
-/// The format's unit.
+/// The thread of a vCPU. Perfetto takes a thread 0 for the idle thread, and mixes it up with others.
+const fn thread(vcpu: u16) -> u32 {
+    vcpu as u32 + 1
+}
+
+/// A time or a length in the format's unit, microseconds. Readers multiply by 1000 and cut off what is
+/// behind the point, so that 4.035 would become 4034 nanoseconds, and a slice begin before the one
+/// in front of it has ended: a quarter of a nanosecond more makes them get the number that is meant.
+fn timestamp(ns: u64) -> f64 {
+    (ns as f64 + 0.25) / 1000.0
+}
+
+/// For people to read.
 fn microseconds(ns: u64) -> f64 {
     ns as f64 / 1000.0
 }
@@ -211,9 +224,10 @@ fn to_perfetto<R: Read>(
                 "ph": "i",
                 "s": "g",
                 "pid": PROCESS,
-                "tid": 0,
+                "tid": thread(0),
                 "name": format!("{count} switches lost"),
-                "ts": microseconds(time_ns),
+                "cat": "loss",
+                "ts": timestamp(time_ns),
             }))?,
         }
     }
@@ -254,6 +268,7 @@ mod tests {
             };
             bytes.extend(format::bytes(&format::encode(&record)));
         }
+        bytes.extend(format::bytes(&format::loss(3_500, 7)));
         let last = EndOfVcpu {
             engine: Some(Engine::Direct),
             stay: Stay::default(),
@@ -285,6 +300,19 @@ mod tests {
         assert!(lines[2].starts_with("2750,0,direct,translator,system_call,REPLAY,900,17,3,,-,"));
     }
 
+    /// As Perfetto reads a number of microseconds.
+    fn nanoseconds(value: &serde_json::Value) -> u64 {
+        (value.as_f64().expect("a number") * 1000.0) as u64
+    }
+
+    #[test]
+    fn times_survive_a_reader_that_cuts_them_off() {
+        // Up to four days.
+        for ns in (0..10_000).chain((0..400_000).map(|number| number * 864_000_007)) {
+            assert_eq!(nanoseconds(&json!(timestamp(ns))), ns);
+        }
+    }
+
     #[test]
     fn the_timeline_has_a_slice_for_each_stay_without_gaps() {
         let json: serde_json::Value =
@@ -296,21 +324,20 @@ mod tests {
         let shape: Vec<_> = slices
             .iter()
             .map(|slice| {
-                let number = |field: &str| slice[field].as_f64().expect("a number");
                 (
                     slice["name"].as_str().expect("a name"),
-                    number("ts"),
-                    number("dur"),
+                    nanoseconds(&slice["ts"]),
+                    nanoseconds(&slice["dur"]),
                 )
             })
             .collect();
         assert_eq!(
             shape,
             [
-                ("translator", 0.0, 1.5),
-                ("direct", 1.5, 1.25),
-                ("translator", 2.75, 0.25),
-                ("direct", 3.0, 2.0),
+                ("translator", 0, 1_500),
+                ("direct", 1_500, 1_250),
+                ("translator", 2_750, 250),
+                ("direct", 3_000, 2_000),
             ]
         );
         assert_eq!(slices[2]["args"]["began because of"], "REPLAY");
@@ -319,5 +346,52 @@ mod tests {
             "INTERRUPTS_OFF|NOT_RING_3"
         );
         assert_eq!(slices[3]["args"]["ended by"], "power off");
+    }
+
+    /// The document's rules for each phase that is used.
+    #[test]
+    fn every_event_has_the_fields_of_its_phase_and_no_others() {
+        let json: serde_json::Value =
+            serde_json::from_str(&exported(Format::Perfetto)).expect("JSON");
+        let mut top: Vec<&String> = json.as_object().expect("an object").keys().collect();
+        top.sort();
+        assert_eq!(top, ["displayTimeUnit", "traceEvents"]);
+        assert_eq!(json["displayTimeUnit"], "ns", "that, or ms");
+        let events = json["traceEvents"].as_array().expect("an array");
+        for event in events {
+            let fields = event.as_object().expect("an object");
+            let phase = event["ph"].as_str().expect("a phase");
+            let expected: &[&str] = match phase {
+                "M" => &["args", "name", "ph", "pid", "tid"],
+                "X" => &["args", "cat", "dur", "name", "ph", "pid", "tid", "ts"],
+                "i" => &["cat", "name", "ph", "pid", "s", "tid", "ts"],
+                other => panic!("an unknown phase: {other}"),
+            };
+            let mut names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, expected, "{event}");
+            assert!(event["name"].as_str().is_some_and(|name| !name.is_empty()));
+            for number in ["pid", "tid"] {
+                assert!(event[number].as_u64() > Some(0), "{event}");
+            }
+            for time in ["ts", "dur"] {
+                let value = fields.get(time);
+                assert!(
+                    value.is_none_or(|value| value.as_f64() >= Some(0.0)),
+                    "{event}"
+                );
+            }
+            match phase {
+                "M" => {
+                    let what = event["name"].as_str().expect("a name");
+                    assert!(["process_name", "thread_name"].contains(&what), "{event}");
+                    assert!(event["args"]["name"].is_string(), "{event}");
+                }
+                "i" => assert_eq!(event["s"], "g", "global; p and t are the others"),
+                _ => assert!(event["args"].is_object(), "{event}"),
+            }
+        }
+        let phases = |phase| events.iter().filter(|event| event["ph"] == phase).count();
+        assert_eq!((phases("M"), phases("X"), phases("i")), (2, 4, 1));
     }
 }

@@ -137,6 +137,14 @@ pub(super) const fn tagged(kind: u8, rest: u64) -> u64 {
     (kind as u64) << 56 | rest
 }
 
+/// The record of `count` switches that were lost after the one at `time_ns`.
+pub(super) const fn loss(time_ns: u64, count: u64) -> Words {
+    let mut words = [0; WORDS];
+    (words[0], words[1]) = (time_ns, count);
+    words[WORDS - 1] = tagged(kind::LOSS, 0);
+    words
+}
+
 /// The kind of a record.
 pub(super) const fn kind_of(words: &Words) -> u8 {
     (words[WORDS - 1] >> 56) as u8
