@@ -167,13 +167,16 @@ fn a_trace_that_cannot_be_written_is_an_error_before_the_run() {
     }
 }
 
-/// The shell makes a file system of 64 KiB for the trace; the run does not end with it.
+/// The shell makes a file system of 64 KiB for the trace; the run does not end with it, what is
+/// missing is counted, and what is there can be read.
 #[test]
 fn a_disk_that_fills_up_ends_the_trace_and_not_the_run() {
     let disk = place("disk");
     fs::create_dir_all(&disk).unwrap();
-    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || { echo '@@ no mount'; exit 0; }; \
-                  shift; \"$@\"; status=$?; exit $status";
+    let script = "disk=$1; program=$2; shift 2; \
+                  mount -t tmpfs -o size=64k tmpfs \"$disk\" || { echo '@@ no mount'; exit 0; }; \
+                  \"$program\" \"$@\" --trace \"$disk/trace\" || exit; \
+                  echo '@@ summary'; \"$program\" trace summary \"$disk/trace\" --json";
     let mut command = Command::new("unshare");
     command
         .args([
@@ -187,29 +190,39 @@ fn a_disk_that_fills_up_ends_the_trace_and_not_the_run() {
         ])
         .arg(&disk)
         .arg(programs::ringshift_path().unwrap_or_else(|error| panic!("{error}")))
-        .args(DEMO)
-        .arg("--trace")
-        .arg(disk.join("trace"));
+        .args(DEMO);
     let end = finish(command);
     if end.stdout.contains("@@ no mount") || end.stderr.contains("unshare") {
         eprintln!("SKIPPED: no mount namespace here: {}", end.stderr);
         return;
     }
     assert_eq!(end.code(), Some(0), "{}", end.stderr);
-    assert!(
-        end.stdout.contains("agree with the host's own"),
-        "{}",
-        end.stdout
-    );
+    let (demo, summary) = end.stdout.split_once("@@ summary\n").expect("both ran");
+    assert!(demo.contains("agree with the host's own"), "{demo}");
     if end.stderr.contains("everything runs translated") {
         eprintln!("SKIPPED: no direct execution, so no switches");
         return;
     }
-    assert!(
-        end.stderr.contains("the trace is not whole"),
-        "{}",
-        end.stderr
-    );
+    let told = end
+        .stderr
+        .lines()
+        .find(|line| line.contains("the trace is not whole"))
+        .unwrap_or_else(|| panic!("{}", end.stderr));
+    // "...; N switches are in it, M are not"
+    let counts: Vec<u64> = told
+        .rsplit_once(';')
+        .map_or("", |(_, counts)| counts)
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect();
+    let &[there, lost] = counts.as_slice() else {
+        panic!("{told}");
+    };
+    assert!(there > 0 && lost > 0, "{told}");
+    let summary = json(summary);
+    assert_eq!(summary["switches"], there, "{summary:#}");
+    assert_eq!(summary["complete"], false, "{summary:#}");
+    assert!(end.stderr.contains("warning"), "{}", end.stderr);
 }
 
 #[test]
