@@ -27,6 +27,10 @@ pub enum ChipsetEvent {
     Dma,
     /// The firmware area leads elsewhere, as [`Chipset::pam`](crate::Chipset::pam) says.
     Pam,
+    /// Video memory is elsewhere, or is like RAM in another place:
+    /// [`Chipset::video_window`](crate::Chipset::video_window),
+    /// [`Chipset::video_ranges`](crate::Chipset::video_ranges).
+    Video,
     /// The A20 gate is open (true) or forces address bit 20 to zero (false) from now on.
     A20(bool),
 }
@@ -39,6 +43,7 @@ pub(crate) enum Signal {
     Nmi,
     Dma,
     Pam,
+    Video,
 }
 
 impl Signal {
@@ -50,6 +55,7 @@ impl Signal {
             Self::Nmi => 8,
             Self::Dma => 16,
             Self::Pam => 32,
+            Self::Video => 64,
         }
     }
 }
@@ -92,6 +98,7 @@ impl EventSink {
             (Signal::Nmi, ChipsetEvent::Nmi),
             (Signal::Pam, ChipsetEvent::Pam),
             (Signal::Dma, ChipsetEvent::Dma),
+            (Signal::Video, ChipsetEvent::Video),
         ]
         .into_iter()
         .filter(move |(signal, _)| raised & signal.bit() != 0)

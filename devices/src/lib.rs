@@ -37,12 +37,14 @@ pub mod serial;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod vga;
 
 pub use chipset::{Chipset, ChipsetConfig, ChipsetCounters, ChipsetState, Claims};
 pub use device::{AccessSize, Device, MmioDevice, PortDevice};
 pub use event::{ChipsetEvent, ResetKind};
 pub use pit::NmiSource;
 pub use time::{Nanos, WallClock};
+pub use vga::{Picture, TextScreen, VgaConfig, VideoWindow};
 
 /// Keeps the example in the README compiling.
 #[cfg(doctest)]

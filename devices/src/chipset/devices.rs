@@ -1,6 +1,6 @@
 //! The devices of the chipset, and how the buses find them.
 
-use crate::bus::{BusError, DeviceId, MmioDevices, PortBus, PortDevices};
+use crate::bus::{BusError, DeviceId, MmioBus, MmioDevices, PortBus, PortDevices};
 use crate::debug_port::{DEBUG_PORT, DebugPort};
 use crate::device::{AccessSize, Device, MmioDevice, PortDevice};
 use crate::dma::{Dma, DmaDevice, spec as dma};
@@ -17,6 +17,7 @@ use crate::port92::{PORT92, Port92};
 use crate::rtc::{Rtc, spec as rtc};
 use crate::serial::{Serial, spec as serial};
 use crate::time::Nanos;
+use crate::vga::{Vga, spec as vga};
 
 use super::post::{POST, PostCode};
 
@@ -38,13 +39,17 @@ pub(super) enum BoardDevice {
     Debug,
     Dma,
     Fdc,
+    /// Ports and the legacy window.
+    Vga,
+    VgaFrameBuffer,
+    VgaRom,
 }
 
 /// First [`DeviceId`] of a device that was added from outside.
 pub(super) const FIRST_ADDED: u8 = 32;
 
 impl BoardDevice {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 17] = [
         Self::Pic,
         Self::Pit,
         Self::Rtc,
@@ -59,9 +64,12 @@ impl BoardDevice {
         Self::Debug,
         Self::Dma,
         Self::Fdc,
+        Self::Vga,
+        Self::VgaFrameBuffer,
+        Self::VgaRom,
     ];
 
-    const fn id(self) -> DeviceId {
+    pub(super) const fn id(self) -> DeviceId {
         DeviceId(self as u8)
     }
 
@@ -85,13 +93,13 @@ impl BoardDevice {
         use BoardDevice as D;
         matches!(
             self,
-            D::Pit | D::Rtc | D::I8042 | D::Pm | D::Pci | D::Dma | D::Fdc
+            D::Pit | D::Rtc | D::I8042 | D::Pm | D::Pci | D::Dma | D::Fdc | D::Vga
         )
     }
 
     /// Whether the device takes accesses wider than a byte whole.
     fn is_wide(self) -> bool {
-        matches!(self, Self::Pci | Self::Pm | Self::FwCfg)
+        matches!(self, Self::Pci | Self::Pm | Self::FwCfg | Self::Vga)
     }
 }
 
@@ -127,6 +135,8 @@ pub(super) struct Devices {
     pub(super) debug: DebugPort,
     pub(super) dma: Dma,
     pub(super) fdc: Fdc,
+    /// Not every machine has a display.
+    pub(super) vga: Option<Vga>,
     /// Devices added from outside; the first has the id [`FIRST_ADDED`].
     pub(super) added: Vec<AddedDevice>,
 }
@@ -205,6 +215,19 @@ impl Devices {
         Ok(())
     }
 
+    /// Claims ports and memory of the display adapter.
+    pub(super) fn register_vga(ports: &mut PortBus, mmio: &mut MmioBus) -> Result<(), BusError> {
+        use AccessSize::{Byte, Dword, Word};
+        let id = BoardDevice::Vga.id();
+        ports.register(vga::FIRST_PORT..=vga::LAST_PORT, Byte, id)?;
+        ports.register(vga::VBE_INDEX..=vga::VBE_INDEX, Word, id)?;
+        // At an odd address: the bus splits what is meant for this one into bytes.
+        ports.register(vga::VBE_DATA..=vga::VBE_DATA, Byte, id)?;
+        ports.register(vga::VBE_DATA_EVEN..=vga::VBE_DATA_EVEN, Word, id)?;
+        let window = vga::WINDOW..=vga::WINDOW + vga::WINDOW_LEN - 1;
+        mmio.register(window, Dword, id)
+    }
+
     /// Does what is due up to `now`.
     pub(super) fn advance(&mut self, now: Nanos) {
         self.pit.advance(now);
@@ -247,6 +270,9 @@ impl Devices {
         self.debug.reset();
         self.dma.reset();
         self.fdc.reset();
+        if let Some(vga) = &mut self.vga {
+            vga.reset();
+        }
         for device in &mut self.added {
             device.0.reset(now);
         }
@@ -294,13 +320,21 @@ impl PortDevices for Devices {
             BoardDevice::Debug => &mut self.debug,
             BoardDevice::Dma => &mut self.dma,
             BoardDevice::Fdc => &mut self.fdc,
+            BoardDevice::Vga => self.vga.as_mut()?,
+            BoardDevice::VgaFrameBuffer | BoardDevice::VgaRom => return None,
         })
     }
 }
 
 impl MmioDevices for Devices {
     fn mmio_device(&mut self, id: DeviceId) -> Option<&mut dyn MmioDevice> {
-        self.added(id)?.as_mmio()
+        match BoardDevice::from_id(id) {
+            None => self.added(id)?.as_mmio(),
+            Some(BoardDevice::Vga) => Some(self.vga.as_mut()?),
+            Some(BoardDevice::VgaFrameBuffer) => Some(self.vga.as_mut()?.frame_buffer()),
+            Some(BoardDevice::VgaRom) => Some(self.vga.as_mut()?.rom()),
+            Some(_) => None,
+        }
     }
 }
 

@@ -34,15 +34,19 @@ use crate::port92::{Port92, Port92State};
 use crate::rtc::{Rtc, RtcState};
 use crate::serial::{Serial, SerialState, Sink, spec::COM1};
 use crate::time::{Nanos, WallClock};
+use crate::vga::pci::VgaBars;
+use crate::vga::{Vga, VgaConfig, VgaState};
 
 mod devices;
 mod post;
 #[cfg(test)]
 mod tests;
+mod video;
 
 use devices::{AddedDevice, Devices, FIRST_ADDED, is_timed};
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Requests that one call serves at most.
 const DMA_ROUNDS: usize = 32;
@@ -60,6 +64,8 @@ pub struct ChipsetConfig {
     pub firmware: Option<FwCfgItems>,
     /// The floppy drives, A: and B:.
     pub floppy_drives: [Option<DriveKind>; fdc::DRIVES],
+    /// The display adapter, if there is one.
+    pub vga: Option<VgaConfig>,
 }
 
 impl ChipsetConfig {
@@ -71,6 +77,7 @@ impl ChipsetConfig {
             com1: Box::new(std::io::sink()),
             firmware: None,
             floppy_drives: [None; fdc::DRIVES],
+            vga: None,
         }
     }
 }
@@ -116,6 +123,7 @@ pub struct ChipsetState {
     fw_cfg: Option<FwCfgState>,
     dma: DmaState,
     fdc: FdcState,
+    vga: Option<VgaState>,
 }
 
 /// What went over the buses and the interrupt wires.
@@ -155,6 +163,10 @@ pub struct Chipset {
     pm_base: Option<u16>,
     /// PAM registers that were reported last.
     pam: [u8; 7],
+    /// Where the display adapter's PCI function has its memory.
+    vga_bars: Arc<VgaBars>,
+    /// Where its memory is on the bus: frame buffer and ROM.
+    vga_mapped: [Option<u64>; 2],
 }
 
 impl Chipset {
@@ -195,6 +207,7 @@ impl Chipset {
             debug: DebugPort::default(),
             dma,
             fdc: Fdc::new(pic.line(fdc::spec::IRQ), dreq, config.floppy_drives),
+            vga: None,
             added: Vec::new(),
             pic,
         };
@@ -210,7 +223,12 @@ impl Chipset {
             nmi: false,
             pm_base: None,
             pam: [0; 7],
+            vga_bars: VgaBars::new(),
+            vga_mapped: [None; 2],
         };
+        if let Some(vga) = config.vga {
+            chipset.add_vga(vga)?;
+        }
         chipset.rewire();
         Ok(chipset)
     }
@@ -509,6 +527,7 @@ impl Chipset {
             fw_cfg: self.devices.fw_cfg.as_ref().map(|d| d.state().clone()),
             dma: self.devices.dma.state().clone(),
             fdc: self.devices.fdc.state().clone(),
+            vga: self.devices.vga.as_ref().map(Vga::state),
         }
     }
 
@@ -526,6 +545,8 @@ impl Chipset {
         self.devices.pm.restore(state.pm);
         if let (Some(fw_cfg), Some(state)) = (&mut self.devices.fw_cfg, state.fw_cfg) {
             fw_cfg.restore(state);
+        if let (Some(vga), Some(state)) = (&mut self.devices.vga, state.vga) {
+            vga.restore(state);
         }
         self.devices.dma.restore(state.dma);
         self.devices.fdc.restore(state.fdc);
@@ -604,6 +625,7 @@ impl Chipset {
         if self.devices.pci.take_written() {
             self.rewire();
         }
+        self.follow_video();
         self.deadline = self.devices.next_event().unwrap_or(Nanos::MAX);
     }
 }
