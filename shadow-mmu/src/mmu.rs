@@ -262,6 +262,11 @@ impl Mmu {
         self.map.lookup(gpa).target()
     }
 
+    /// What an address on the memory bus leads to: the A20 gate is not applied.
+    pub fn bus_kind(&self, gpa: u64) -> PhysTarget {
+        self.map.lookup_on_bus(gpa).target()
+    }
+
     /// Reads guest-physical memory (RAM or ROM). The address is one on the memory bus: the A20 gate is not applied.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ pub struct Board {
     a20: Option<bool>,
     pam: bool,
     transfer: bool,
+    video: bool,
     nmi: bool,
     stop: Option<StopReason>,
 }
@@ -62,6 +63,7 @@ impl Board {
             a20: None,
             pam: false,
             transfer: false,
+            video: false,
             nmi: false,
             stop: None,
         }
@@ -138,6 +140,17 @@ impl Board {
     pub fn take_transfer(&mut self) -> bool {
         self.collect_events();
         std::mem::take(&mut self.transfer)
+    }
+
+    /// Whether video memory has moved; each change is told once.
+    pub fn take_video(&mut self) -> bool {
+        self.collect_events();
+        std::mem::take(&mut self.video)
+    }
+
+    /// The devices, to change.
+    pub(crate) fn chipset_mut(&mut self) -> &mut Chipset {
+        &mut self.chipset
     }
 
     /// Lends memory to the devices that wait for it.
@@ -217,6 +230,7 @@ impl Board {
                 ChipsetEvent::Reset(ResetKind::System) => self.reset = Some(ResetKind::System),
                 ChipsetEvent::Pam => self.pam = true,
                 ChipsetEvent::Dma => self.transfer = true,
+                ChipsetEvent::Video => self.video = true,
                 ChipsetEvent::A20(open) => self.a20 = Some(open),
                 ChipsetEvent::Nmi => self.nmi = true,
             }

@@ -29,6 +29,7 @@ pub mod report;
 mod run_loop;
 pub mod serial;
 pub mod trace;
+mod video;
 
 /// Compiles the example in the README.
 #[cfg(doctest)]

@@ -11,7 +11,7 @@ use devices::bus::BusError;
 use devices::fdc;
 use devices::fw_cfg::FwCfgError;
 use devices::pci::host_bridge::pam_ranges;
-use devices::{Chipset, ChipsetConfig, ChipsetCounters, ResetKind};
+use devices::{Chipset, ChipsetConfig, ChipsetCounters, Picture, ResetKind, TextScreen, VgaConfig};
 use shadow_mmu::{AuditError, Mmu, MmuConfig, MmuError, PAGE_SIZE, RangeKind, Shadowing};
 use translator::system::CpuModel;
 use translator::{CpuState, Vcpu, VcpuConfig, VcpuError};
@@ -22,7 +22,7 @@ use crate::clock::{Clock, host_tsc, wall_clock};
 use crate::direct::{self, OpenError, Purpose};
 use crate::disk::{FloppyError, FloppyImage, FloppySlot};
 use crate::engine::{DirectEngine, Kick};
-use crate::firmware::MapError;
+use crate::firmware::{Firmware, MapError};
 use crate::guest::{Guest, GuestError};
 use crate::helper::{Helper, Watch};
 use crate::inputs::DescriptorTables;
@@ -33,6 +33,7 @@ use crate::report::{Counters, Report, SCHEMA, Times, mmu_counters};
 use crate::run_loop::Account;
 use crate::serial::{SerialOutput, SerialTarget, SharedOutput, Until};
 use crate::trace::{End, EndOfVcpu, Header, Losses, Recorder, Tracer};
+use crate::video::VideoMap;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct MachineConfig {
     pub memory: MemorySize,
     /// The order in which firmware tries drives.
     pub boot: BootOrder,
+    /// There is a display even without firmware.
+    pub vga: bool,
     /// The processor that the guest is shown.
     pub cpu: CpuModel,
     /// Who picks the engine; `None`: the default, [`PolicySpec::Adaptive`], or where direct execution
@@ -90,6 +93,7 @@ impl Default for MachineConfig {
         MachineConfig {
             memory: MemorySize::DEFAULT,
             boot: BootOrder::default(),
+            vga: false,
             cpu: CpuModel::default(),
             policy: Some(PolicySpec::Translate),
             strict: false,
@@ -167,6 +171,7 @@ pub struct Machine {
     pub(crate) decider: Decider,
     pub(crate) tables: DescriptorTables,
     pub(crate) account: Account,
+    video: VideoMap,
     pub(crate) recorder: Option<Recorder>,
     tracer: Option<Tracer>,
     pub(crate) end_at_reset: bool,
@@ -226,6 +231,9 @@ impl Machine {
                 .map(|firmware| firmware.configuration(config.memory.bytes()))
                 .transpose()?,
             floppy_drives: config.floppies.each_ref().map(|slot| slot.drive),
+            vga: firmware
+                .and_then(Firmware::vga_adapter)
+                .or(config.vga.then(VgaConfig::default)),
         })?;
         for (index, value) in config.boot.cmos() {
             chipset.set_cmos(index, value);
@@ -266,6 +274,7 @@ impl Machine {
             decider: Decider::new(policy.build(), support, costs),
             tables: DescriptorTables::default(),
             account: Account::default(),
+            video: VideoMap::default(),
             recorder,
             tracer,
             end_at_reset: config.end_at_reset,
@@ -284,6 +293,7 @@ impl Machine {
     fn boot(&mut self) -> Result<(), GuestError> {
         self.mmu.set_a20(true);
         self.shadow_firmware();
+        self.video.follow(&mut self.mmu, self.board.chipset_mut());
         if self.guest.firmware().is_none() {
             self.mmu
                 .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
@@ -341,6 +351,9 @@ impl Machine {
         if self.board.take_pam() {
             self.shadow_firmware();
         }
+        if self.board.take_video() {
+            self.video.follow(&mut self.mmu, self.board.chipset_mut());
+        }
         if self.board.take_transfer() {
             self.board.transfer(&mut self.mmu);
         }
@@ -359,6 +372,18 @@ impl Machine {
                 tracing::error!(%error, "shadow RAM");
             }
         }
+    }
+
+    /// What is on the screen in a text mode; `None` in graphics modes and without a display.
+    pub fn text_screen(&mut self) -> Option<TextScreen> {
+        self.video.refresh(&self.mmu, self.board.chipset_mut());
+        self.board.chipset().text_screen()
+    }
+
+    /// The picture on the screen; `None` without a display.
+    pub fn picture(&mut self) -> Option<Picture> {
+        self.video.refresh(&self.mmu, self.board.chipset_mut());
+        self.board.chipset().render(self.board.now())
     }
 
     /// The NMI button, to be pressed from other threads while the machine runs.

@@ -545,6 +545,7 @@ impl Chipset {
         self.devices.pm.restore(state.pm);
         if let (Some(fw_cfg), Some(state)) = (&mut self.devices.fw_cfg, state.fw_cfg) {
             fw_cfg.restore(state);
+        }
         if let (Some(vga), Some(state)) = (&mut self.devices.vga, state.vga) {
             vga.restore(state);
         }

@@ -126,8 +126,7 @@ fn linux(args: &RunArgs, kernel: &Path) -> Result<Guest, CliError> {
 }
 
 fn firmware(args: &RunArgs) -> Result<Guest, CliError> {
-    let vga = args.vga_bios.is_some();
-    let files = find(args.firmware.as_deref(), args.vga_bios.as_deref(), vga)?;
+    let files = find(args.firmware.as_deref(), args.vga_bios.as_deref(), true)?;
     let bios = read("the firmware", &files.bios)?;
     let vga_bios = files
         .vga_bios

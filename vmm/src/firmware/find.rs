@@ -15,7 +15,7 @@ const DIRECTORIES: [&str; 6] = [
 ];
 /// The larger one has more drivers.
 const BIOS: [&str; 2] = ["bios-256k.bin", "bios.bin"];
-const VGA_BIOS: [&str; 2] = ["vgabios-isavga.bin", "vgabios.bin"];
+const VGA_BIOS: [&str; 2] = ["vgabios-stdvga.bin", "vgabios.bin"];
 
 /// The firmware is not installed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

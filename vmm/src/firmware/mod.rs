@@ -5,6 +5,7 @@ mod find;
 
 use std::path::PathBuf;
 
+use devices::VgaConfig;
 use devices::acpi::AcpiConfig;
 use devices::acpi::loader::{self, LoaderFiles};
 use devices::fw_cfg::{FwCfgError, FwCfgItems, spec::key};
@@ -78,6 +79,15 @@ impl ImageError {
     }
 }
 
+/// An option ROM has a PCI data structure (PCI Local Bus Specification 2.1, section 6.3.1).
+fn is_pci(rom: &[u8]) -> bool {
+    let Some(&[low, high]) = rom.get(0x18..0x1A) else {
+        return false;
+    };
+    let at = usize::from(u16::from_le_bytes([low, high]));
+    rom.get(at..at + 4) == Some(b"PCIR")
+}
+
 impl Firmware {
     /// Checks images.
     ///
@@ -109,6 +119,16 @@ impl Firmware {
     /// Whether there is a VGA BIOS.
     pub fn has_vga(&self) -> bool {
         self.vga_bios.is_some()
+    }
+
+    /// The display adapter that goes with the VGA BIOS. One for PCI is in the adapter's ROM; another
+    /// one is told to the firmware as a file.
+    pub(crate) fn vga_adapter(&self) -> Option<VgaConfig> {
+        let rom = self.vga_bios.as_ref()?;
+        Some(VgaConfig {
+            rom: if is_pci(rom) { rom.clone() } else { Vec::new() },
+            ..VgaConfig::default()
+        })
     }
 
     /// Puts the firmware below 4 GiB, and its last 128 KiB below 1 MiB as well, behind the RAM there.
@@ -148,7 +168,7 @@ impl Firmware {
         items.add_file(loader::TABLES_FILE, tables)?;
         items.add_file(loader::RSDP_FILE, rsdp)?;
         items.add_file(loader::SCRIPT_FILE, script)?;
-        if let Some(rom) = &self.vga_bios {
+        if let Some(rom) = self.vga_bios.as_ref().filter(|rom| !is_pci(rom)) {
             items.add_file("vgaroms/vgabios.bin", rom.clone())?;
         }
         Ok(items)
