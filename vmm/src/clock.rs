@@ -1,7 +1,7 @@
 //! The machine's two clocks: host monotonic time since its start, and the host's time-stamp counter.
 #![allow(unsafe_code)] // RDTSC is an intrinsic.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::Nanos;
 use devices::time::WallClock;
@@ -18,6 +18,11 @@ impl Clock {
         Clock {
             start: Instant::now(),
         }
+    }
+
+    /// Leaves `time` out: the machine stood still.
+    pub(crate) fn leave_out(&mut self, time: Duration) {
+        self.start += time;
     }
 
     /// The machine time now.

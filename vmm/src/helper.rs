@@ -18,6 +18,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::console::{EscapeKey, HELP, KeyCommand};
+use crate::control::{Remote, Request};
 use crate::engine::Kick;
 use crate::nmi::NmiButton;
 
@@ -28,12 +29,16 @@ pub enum StopReason {
     Timeout,
     /// A signal came; its number.
     Signal(u32),
-    /// The user typed the escape key's quit.
+    /// The user typed the escape key's quit, or the monitor's.
     Quit,
+    /// The script has come to its end.
+    ScriptDone,
+    /// A step of the script failed.
+    ScriptFailed,
 }
 
 /// What the helper tells the vCPU thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Event {
     /// Bytes for the serial port.
     Input(Vec<u8>),
@@ -41,6 +46,8 @@ pub enum Event {
     Stop(StopReason),
     /// Somebody pressed the NMI button.
     Nmi,
+    /// Somebody wants something of the machine.
+    Request(Box<Request>),
 }
 
 /// Where the serial port's input comes from.
@@ -102,6 +109,7 @@ pub struct Helper {
     shared: Arc<Shared>,
     inbox: Receiver<Event>,
     button: NmiButton,
+    remote: Remote,
     thread: Option<JoinHandle<()>>,
     armed: Option<Nanos>,
 }
@@ -123,6 +131,7 @@ impl Helper {
         });
         let (outbox, inbox) = channel();
         let button = NmiButton::new(outbox.clone(), kickers.clone());
+        let remote = Remote::new(outbox.clone(), kickers.clone());
         let worker = Worker::new(watch, kickers, Arc::clone(&shared), outbox)?;
         let thread = std::thread::Builder::new()
             .name("helper".to_owned())
@@ -131,6 +140,7 @@ impl Helper {
             shared,
             inbox,
             button,
+            remote,
             thread: Some(thread),
             armed: None,
         })
@@ -139,6 +149,11 @@ impl Helper {
     /// The NMI button, for other threads.
     pub fn nmi_button(&self) -> NmiButton {
         self.button.clone()
+    }
+
+    /// The way in for other threads.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
     }
 
     /// Asks for a kick at `deadline`, in place of the one asked for before.

@@ -9,6 +9,7 @@ pub mod boot_order;
 pub mod cli;
 mod clock;
 pub mod console;
+pub mod control;
 pub mod demo;
 pub mod direct;
 pub mod disk;

@@ -374,6 +374,11 @@ impl Machine {
         }
     }
 
+    /// Control of the machine for other threads, while it runs.
+    pub fn remote(&self) -> crate::control::Remote {
+        self.board.remote()
+    }
+
     /// What is on the screen in a text mode; `None` in graphics modes and without a display.
     pub fn text_screen(&mut self) -> Option<TextScreen> {
         self.video.refresh(&self.mmu, self.board.chipset_mut());

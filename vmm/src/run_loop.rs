@@ -44,6 +44,7 @@ impl Machine {
     fn run_to_the_end(&mut self) -> Result<Ending, RunError> {
         loop {
             self.board.catch_up();
+            self.serve();
             // Both engines: direct execution does not look for it.
             if self.vcpu.state().accepts_nmi() {
                 let exit = self.vcpu.take_nmi(&mut self.mmu, &mut self.board);
@@ -127,6 +128,7 @@ impl Machine {
                 Action::Sleep => {
                     self.sleep();
                     self.follow_board();
+                    self.serve();
                     // What ended the sleep may be the end of the run, or nothing that wakes a vCPU up.
                     exit = if self.wakes_up() {
                         Exit::Kicked

@@ -1,9 +1,12 @@
 //! The machine around the vCPU: the devices with a clock, the helper thread, and the serial port's
 //! two ends. Implements the port that both engines reach it through.
 
+mod control;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use devices::fdc::Medium;
 use devices::memory::{GuestMemory, NoMemory};
@@ -13,6 +16,7 @@ use translator::Platform;
 
 use crate::clock::{Clock, host_tsc};
 use crate::disk::{FloppyError, FloppyImage};
+use crate::control::{Request, Typing};
 use crate::exits::Requests;
 use crate::helper::{Event, Helper, StopReason};
 use crate::nmi::NmiButton;
@@ -40,6 +44,12 @@ pub struct Board {
     video: bool,
     nmi: bool,
     stop: Option<StopReason>,
+    /// What people want of the machine.
+    requests: VecDeque<Request>,
+    /// Since when the machine stands still.
+    paused: Option<Instant>,
+    typing: Typing,
+    mouse_buttons: u8,
 }
 
 impl Board {
@@ -66,6 +76,10 @@ impl Board {
             video: false,
             nmi: false,
             stop: None,
+            requests: VecDeque::new(),
+            paused: None,
+            typing: Typing::default(),
+            mouse_buttons: 0,
         }
     }
 
@@ -86,7 +100,8 @@ impl Board {
         self.feed();
         let now = self.clock.now();
         self.chipset.advance(now);
-        self.helper.arm(self.chipset.next_event(), now);
+        self.type_on(now);
+        self.arm(now);
         self.output.lock().flush();
     }
 
@@ -96,13 +111,14 @@ impl Board {
         self.catch_up();
         loop {
             let interrupt = interrupts && self.chipset.intr();
-            if interrupt || self.attention() || self.nmi || self.stop.is_some() {
+            let outside = self.stop.is_some() || !self.requests.is_empty();
+            if interrupt || self.attention() || self.nmi || outside {
                 return;
             }
             let now = self.clock.now();
             // This thread waits for the deadline itself.
             self.helper.arm(None, now);
-            if let Some(event) = self.helper.wait(self.chipset.next_event(), now) {
+            if let Some(event) = self.helper.wait(self.deadline(), now) {
                 self.take(event);
             }
             self.catch_up();
@@ -250,6 +266,7 @@ impl Board {
                 self.stop.get_or_insert(reason);
             }
             Event::Nmi => self.nmi = true,
+            Event::Request(request) => self.requests.push_back(*request),
         }
     }
 
@@ -266,7 +283,7 @@ impl Board {
 
     /// After an access: it may have moved the next timer, or made room for input.
     fn settle(&mut self, now: Nanos) {
-        self.helper.arm(self.chipset.next_event(), now);
+        self.arm(now);
         if !self.input.is_empty() {
             self.feed();
         }

@@ -1,0 +1,127 @@
+//! What people do with the board: keys, mouse, buttons, and standing still.
+
+use std::time::Instant;
+
+use devices::{Nanos, ResetKind};
+
+use super::Board;
+use crate::control::command::Mouse;
+use crate::control::keys::Combination;
+use crate::control::{Remote, Request};
+use crate::helper::StopReason;
+
+impl Board {
+    /// The way in for other threads.
+    pub fn remote(&self) -> Remote {
+        self.helper.remote()
+    }
+
+    /// The next thing that somebody wants.
+    pub(crate) fn take_request(&mut self) -> Option<Request> {
+        self.take_events();
+        self.requests.pop_front()
+    }
+
+    /// Stands still: machine time does not go on.
+    pub(crate) fn pause(&mut self) {
+        if self.paused.is_none() {
+            self.paused = Some(Instant::now());
+        }
+    }
+
+    /// Goes on.
+    pub(crate) fn resume(&mut self) {
+        if let Some(since) = self.paused.take() {
+            self.clock.leave_out(since.elapsed());
+            // The timer is on the host's time, of which the machine has left some out.
+            let now = self.clock.now();
+            self.helper.arm(None, now);
+            self.arm(now);
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// The run is to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Waits until something comes from outside.
+    pub(crate) fn wait_paused(&mut self) {
+        let now = self.clock.now();
+        self.helper.arm(None, now);
+        if let Some(event) = self.helper.wait(None, now) {
+            self.take(event);
+        }
+    }
+
+    /// Ends the run.
+    pub(crate) fn stop(&mut self, reason: StopReason) {
+        self.stop.get_or_insert(reason);
+    }
+
+    /// The reset button.
+    pub(crate) fn ask_for_reset(&mut self, kind: ResetKind) {
+        self.reset = Some(kind);
+        self.typing.clear();
+    }
+
+    /// The power button.
+    pub(crate) fn press_power_button(&mut self) {
+        self.chipset.press_power_button();
+    }
+
+    /// The NMI button.
+    pub(crate) fn press_nmi(&mut self) {
+        self.nmi = true;
+    }
+
+    /// Presses and releases keys. False if too many are waiting.
+    pub(crate) fn send_keys(&mut self, keys: &Combination, hold_ms: Option<u64>) -> bool {
+        let sent = self.typing.send(keys, hold_ms);
+        let now = self.clock.now();
+        self.type_on(now);
+        self.arm(now);
+        sent
+    }
+
+    /// Key movements that the guest has not seen yet.
+    pub(crate) fn keys_waiting(&self) -> usize {
+        self.typing.waiting()
+    }
+
+    /// Moves the mouse.
+    pub(crate) fn move_mouse(&mut self, mouse: &Mouse) {
+        if let Some(buttons) = mouse.buttons {
+            self.mouse_buttons = buttons;
+        }
+        let now = self.clock.now();
+        let up = mouse.dy.saturating_neg();
+        self.chipset
+            .mouse_input(mouse.dx, up, mouse.dz, self.mouse_buttons, now);
+        self.arm(now);
+    }
+
+    /// Gives the keyboard the keys that are due.
+    pub(super) fn type_on(&mut self, now: Nanos) {
+        while let Some(codes) = self.typing.due(now) {
+            let taken = self.chipset.keyboard_input(codes, now);
+            self.typing.sent(now, taken);
+        }
+    }
+
+    /// When something is to be done next.
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        let devices = self.chipset.next_event();
+        devices.into_iter().chain(self.typing.deadline()).min()
+    }
+
+    /// Has the helper kick the vCPU then.
+    pub(super) fn arm(&mut self, now: Nanos) {
+        let deadline = self.deadline();
+        self.helper.arm(deadline, now);
+    }
+}
