@@ -374,6 +374,11 @@ impl Machine {
         }
     }
 
+    /// Whether there is a display.
+    pub fn has_display(&self) -> bool {
+        self.board.chipset().has_display()
+    }
+
     /// Control of the machine for other threads, while it runs.
     pub fn remote(&self) -> crate::control::Remote {
         self.board.remote()

@@ -15,8 +15,8 @@ use shadow_mmu::Mmu;
 use translator::Platform;
 
 use crate::clock::{Clock, host_tsc};
-use crate::disk::{FloppyError, FloppyImage};
 use crate::control::{Request, Typing};
+use crate::disk::{FloppyError, FloppyImage};
 use crate::exits::Requests;
 use crate::helper::{Event, Helper, StopReason};
 use crate::nmi::NmiButton;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use decision::{PolicyError, PolicySpec};
 
+use super::control::ControlArgs;
 use super::parsers::{CpuParser, OneCpu, PolicyParser};
 use crate::boot_order::BootOrder;
 use crate::disk::ImageSpec;
@@ -35,11 +36,11 @@ No privileges are needed. Without a usable /dev/kvm everything runs translated."
 
 const STATUSES: &str = "\
 Exit status:
-  0    done: the guest switched itself off, or --until matched
+  0    done: the guest switched itself off, what was waited for came, or the script came to its end
   1    runtime error (a file, the host, a guest that cannot go on)
   2    wrong usage
   3    the guest died of a triple fault
-  4    the guest ended before --until matched
+  4    what was waited for did not come, or a step of the script failed
   124  --timeout was reached
   130  interrupted: a signal, or the escape key
 
@@ -200,8 +201,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = OneCpu, hide = true)]
     pub cpus: u32,
 
-    /// Where the serial port leads: stdio, null or file:PATH
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    /// Where the serial port leads: stdio, null or file:PATH; null where
+    /// the monitor has standard input
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "stdio",
+        default_value_if("monitor", "stdio", "null")
+    )]
     pub serial: SerialTarget,
 
     /// End the run, with status 0, once the guest has written this text to its serial port
@@ -232,6 +239,10 @@ pub struct RunArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub profile: ProfileArgs,
+
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub control: ControlArgs,
 
     #[allow(missing_docs)]
     #[command(flatten)]

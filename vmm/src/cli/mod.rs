@@ -1,6 +1,7 @@
 //! The `ringshift` command.
 
 pub mod args;
+mod control;
 mod demo;
 mod host;
 mod parsers;
@@ -21,6 +22,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::RawTerminal;
+use crate::control::CommandError;
+use crate::control::monitor::MonitorTarget;
+use crate::control::script::{ReadError, StepError};
 use crate::demo::DemoError;
 use crate::disk::FloppyError;
 use crate::exits::{Ending, RunError};
@@ -68,6 +72,8 @@ impl Status {
         match reason {
             StopReason::Timeout => Status::Timeout,
             StopReason::Signal(_) | StopReason::Quit => Status::Interrupted,
+            StopReason::ScriptDone => Status::Done,
+            StopReason::ScriptFailed => Status::NotMatched,
         }
     }
 }
@@ -185,6 +191,37 @@ enum CliError {
     /// an export that cannot be written
     #[error("cannot export the trace")]
     Export(#[source] ExportError),
+    /// a script that is none
+    #[error(transparent)]
+    Script(#[from] ReadError),
+    /// a text that cannot be typed
+    #[error("--type cannot type this")]
+    Typed(#[source] CommandError),
+    /// a step of the script failed
+    #[error(transparent)]
+    Step(StepError),
+    /// no monitor
+    #[error("the monitor cannot be at {target}")]
+    Monitor {
+        target: MonitorTarget,
+        #[source]
+        source: io::Error,
+    },
+    /// two want standard input
+    #[error("standard input cannot be both the serial port's and the monitor's")]
+    TwoInputs,
+    /// nothing to look at
+    #[error(
+        "a kernel that is started without firmware has no display, so there is no screen to wait for or to save"
+    )]
+    NoDisplay,
+    /// no picture
+    #[error("cannot write the picture to {}", path.display())]
+    Screenshot {
+        path: PathBuf,
+        #[source]
+        source: png::EncodingError,
+    },
     /// the log filter is malformed
     #[error("'{filter}' is no log filter: {reason}; an example is 'info,ringshift::switch=trace'")]
     LogFilter { filter: String, reason: String },
@@ -201,6 +238,11 @@ impl CliError {
             | CliError::TooManyFloppies(_)
             | CliError::Policy { .. }
             | CliError::Costs { .. } => Status::Usage,
+            CliError::Step(_) => Status::NotMatched,
+            CliError::Script(_)
+            | CliError::Typed(_)
+            | CliError::TwoInputs
+            | CliError::NoDisplay => Status::Usage,
             _ => Status::Error,
         }
     }
@@ -390,6 +432,8 @@ fn describe(result: &Result<Ending, RunError>) -> String {
         Ok(Ending::Stopped(StopReason::Timeout)) => "the time allowed is over".to_owned(),
         Ok(Ending::Stopped(StopReason::Signal(number))) => format!("signal {number}"),
         Ok(Ending::Stopped(StopReason::Quit)) => "the user quit".to_owned(),
+        Ok(Ending::Stopped(StopReason::ScriptDone)) => "the script came to its end".to_owned(),
+        Ok(Ending::Stopped(StopReason::ScriptFailed)) => "a step of the script failed".to_owned(),
         Err(error) => error.to_string(),
     }
 }

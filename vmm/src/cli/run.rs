@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::RunArgs;
+use super::control::Control;
 use super::profile::ProfileFiles;
 use super::{
     CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
@@ -15,6 +16,7 @@ use super::{
 use devices::fdc::{self, DriveKind};
 
 use crate::console::{EscapeKey, NOTICE, RawTerminal};
+use crate::control::monitor::MonitorTarget;
 use crate::disk::{FloppyImage, FloppySlot, ImageSpec};
 use crate::firmware::{Firmware, find};
 use crate::guest::{Guest, GuestError};
@@ -28,6 +30,11 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     start_log(&args.common.log)?;
     let stats = StatsFile::create(args.common.stats.as_deref())?;
     let profile = ProfileFiles::create(&args.profile)?;
+    let script = args.control.script()?;
+    let stdio = args.serial == SerialTarget::Stdio;
+    if stdio && args.control.monitor == Some(MonitorTarget::Stdio) {
+        return Err(CliError::TwoInputs);
+    }
     let guest = guest(args)?;
     let floppies = floppies(args, &guest)?;
     let linux_guest = matches!(guest, Guest::Linux { .. });
@@ -53,6 +60,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     };
     let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
 
+    let control = Control::start(&args.control, script, &machine)?;
     if let Some(hint) = console_hint(args).filter(|_| linux_guest) {
         complain(hint);
     }
@@ -67,13 +75,15 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     stats.write(&machine.report(&describe(&result)))?;
     profile.write(&mut machine)?;
     tracing::info!("{}", describe(&result));
+    control.finish(&mut machine)?;
     if args.audit {
         machine.audit().map_err(CliError::Audit)?;
         complain("the shadow tables agree with the guest's");
     }
-    let status = Status::of(result?, args.until.is_some());
+    let waiting = args.until.is_some() || control.is_waiting();
+    let status = control.verdict(Status::of(result?, waiting))?;
     if status == Status::NotMatched {
-        complain("the guest ended before --until matched");
+        complain("the guest ended before what was waited for came");
     }
     Ok(status)
 }

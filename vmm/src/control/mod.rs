@@ -13,4 +13,5 @@ mod typing;
 
 pub use command::{Command, CommandError};
 pub use remote::{Gone, Remote, Reply, Request};
+pub(crate) use serve::save_png;
 pub(crate) use typing::Typing;

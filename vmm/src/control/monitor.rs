@@ -64,7 +64,8 @@ const PROMPT: &str = "(ringshift) ";
 /// A monitor console that takes commands. Dropping it closes the socket and its connections.
 #[derive(Debug)]
 pub struct Monitor {
-    socket: Option<Socket>,
+    /// Listens for as long as it is here.
+    _socket: Option<Socket>,
 }
 
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Monitor {
             }
             MonitorTarget::Unix(path) => Some(Socket::listen(path, remote)?),
         };
-        Ok(Monitor { socket })
+        Ok(Monitor { _socket: socket })
     }
 }
 

@@ -12,6 +12,7 @@ use translator::CpuState;
 use translator::state::{Segment, reg, seg};
 
 use super::{Command, Reply};
+use crate::disk::{FloppyImage, ImageSpec};
 use crate::helper::StopReason;
 use crate::machine::Machine;
 
@@ -39,8 +40,8 @@ impl Machine {
             Command::PowerButton => self.board.press_power_button(),
             Command::Nmi => self.board.press_nmi(),
             Command::Quit => self.board.stop(StopReason::Quit),
-            Command::ChangeFloppy { .. } => {
-                return Err("this machine has no floppy drives".to_owned());
+            Command::ChangeFloppy { drive, image } => {
+                self.put_floppy(drive, image.as_deref())?;
             }
             Command::SendKey { keys, hold_ms } => {
                 let taken = keys.iter().all(|keys| self.board.send_keys(keys, hold_ms));
@@ -78,6 +79,15 @@ impl Machine {
             }
         }
         Ok(Reply::done())
+    }
+
+    fn put_floppy(&mut self, drive: usize, image: Option<&str>) -> Result<(), String> {
+        let open = |spec: &str| {
+            let spec: ImageSpec = spec.parse().map_err(told)?;
+            FloppyImage::open(&spec).map_err(told)
+        };
+        let disk = image.map(open).transpose()?;
+        self.change_floppy(drive, disk).map_err(told)
     }
 
     fn status(&mut self) -> Reply {
@@ -166,6 +176,20 @@ impl Machine {
 
 /// Without a display there is nothing to look at.
 const NO_DISPLAY: &str = "this machine has no display";
+
+/// An error with its causes.
+fn told(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
 
 fn keyboard(taken: bool) -> Result<Reply, String> {
     if taken {

@@ -47,13 +47,6 @@ impl Typing {
         true
     }
 
-    /// Raw scan codes of set 2, as they are.
-    pub(crate) fn raw(&mut self, codes: Vec<u8>) {
-        if self.steps.len() < LIMIT {
-            self.steps.push_back(Step { codes, then_ms: 1 });
-        }
-    }
-
     /// What is to be sent at `now`. It is gone once [`sent`](Self::sent) was told.
     pub(crate) fn due(&self, now: Nanos) -> Option<&[u8]> {
         let step = self.steps.front()?;
