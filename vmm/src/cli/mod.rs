@@ -455,6 +455,8 @@ mod tests {
             (Ending::Stopped(StopReason::Timeout), true, 124),
             (Ending::Stopped(StopReason::Signal(15)), true, 130),
             (Ending::Stopped(StopReason::Quit), false, 130),
+            (Ending::Stopped(StopReason::ScriptDone), false, 0),
+            (Ending::Stopped(StopReason::ScriptFailed), true, 4),
         ] {
             assert_eq!(Status::of(ending, waiting) as u8, status, "{ending:?}");
         }
