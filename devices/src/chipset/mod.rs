@@ -385,7 +385,7 @@ impl Chipset {
         self.devices.com1.enqueue_input(bytes)
     }
 
-    /// Keys moved: raw scan codes of set 2. False if they were dropped.
+    /// Keys moved, told as scan codes of set 2. False if they were dropped.
     pub fn keyboard_input(&mut self, scan_codes: &[u8], now: Nanos) -> bool {
         let now = self.tick(now);
         let taken = self.devices.i8042.keys(scan_codes, now);
@@ -399,6 +399,11 @@ impl Chipset {
         let now = self.tick(now);
         self.devices.i8042.mouse(dx, dy, dz, buttons, now);
         self.schedule();
+    }
+
+    /// The keyboard's indicators: bit 0 scroll lock, bit 1 number lock, bit 2 caps lock.
+    pub fn keyboard_leds(&self) -> u8 {
+        self.devices.i8042.leds()
     }
 
     /// Somebody presses the power button.

@@ -14,6 +14,7 @@ use crate::line::Line;
 mod keyboard;
 mod mouse;
 mod queue;
+mod scan_codes;
 pub mod spec;
 #[cfg(test)]
 mod tests;
@@ -130,10 +131,11 @@ impl I8042 {
         controller
     }
 
-    /// Keys were pressed or released: raw scan codes of set 2. False if the keyboard is disabled
-    /// or its buffer is full, and the codes were dropped.
+    /// Keys were pressed or released, told as scan codes of set 2; what the guest gets is of the set
+    /// that it has chosen. False if the keyboard is disabled or its buffer is full, and the codes
+    /// were dropped.
     pub fn keys(&mut self, scan_codes: &[u8], now: Nanos) -> bool {
-        let taken = self.state.keyboard.keys(scan_codes);
+        let taken = self.state.keyboard.keys(scan_codes, now);
         self.advance(now);
         taken
     }
@@ -150,19 +152,33 @@ impl I8042 {
         self.state.keyboard.leds()
     }
 
-    /// Takes over bytes that have arrived from the devices.
+    /// Lets keys repeat and the mouse report, and takes over bytes that have arrived.
     pub fn advance(&mut self, now: Nanos) {
+        self.state.keyboard.advance(now);
+        self.state.mouse.advance(now);
         if self.state.arrives.is_some_and(|at| at <= now) && self.state.full.is_none() {
             self.state.arrives = None;
             self.fill();
+            // There may be room for a report now.
+            self.state.mouse.advance(now);
         }
         self.schedule(now);
         self.drive();
     }
 
-    /// When the next byte arrives, if one is on its way.
+    /// When the next byte arrives, a key repeats, or the mouse has something to report.
     pub fn next_event(&self) -> Option<Nanos> {
-        self.state.arrives.filter(|_| self.state.full.is_none())
+        let arrives = self.state.arrives.filter(|_| self.state.full.is_none());
+        arrives
+            .into_iter()
+            .chain(self.state.keyboard.next_event())
+            .chain(self.state.mouse.next_event())
+            .min()
+    }
+
+    #[cfg(test)]
+    fn keyboard_repeats_at(&self) -> Option<Nanos> {
+        self.state.keyboard.next_event()
     }
 
     /// Power-on state.
@@ -179,6 +195,8 @@ impl I8042 {
     /// Goes back to a saved state.
     pub fn restore(&mut self, state: I8042State) {
         self.state = state;
+        self.state.keyboard.sanitize();
+        self.state.mouse.sanitize();
         self.drive();
     }
 

@@ -18,7 +18,7 @@ impl ByteQueue {
     /// Queues an answer. Answers have priority: they replace data that is still waiting if there
     /// is no room.
     pub(super) fn answer(&mut self, bytes: &[u8]) {
-        if self.bytes.len() + bytes.len() > CAPACITY {
+        if !self.has_room(bytes.len()) {
             self.bytes.clear();
         }
         self.bytes.extend(bytes);
@@ -26,7 +26,7 @@ impl ByteQueue {
 
     /// Queues data, all of it or, if there is no room, nothing.
     pub(super) fn data(&mut self, bytes: &[u8]) -> bool {
-        let fits = self.bytes.len() + bytes.len() <= CAPACITY;
+        let fits = self.has_room(bytes.len());
         if fits {
             self.bytes.extend(bytes);
         }
@@ -41,6 +41,16 @@ impl ByteQueue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Whether `bytes` more have room.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.len() + bytes <= CAPACITY
+    }
+
+    /// Brings a damaged snapshot into range.
+    pub(super) fn sanitize(&mut self) {
+        self.bytes.truncate(CAPACITY);
     }
 
     pub(super) fn clear(&mut self) {

@@ -4,6 +4,9 @@ use crate::event::ChipsetEvent;
 use crate::line::LineBank;
 use crate::testing::{Random, fuzz_ports};
 
+mod keyboard;
+mod mouse;
+
 struct Bench {
     kbc: I8042,
     bank: LineBank,
@@ -46,13 +49,14 @@ impl Bench {
         self.kbc.port_read(DATA, AccessSize::Byte, self.now) as u8
     }
 
-    /// Reads everything that arrives, going from event to event.
+    /// Reads everything that arrives, going from event to event, and stops before a key repeats.
     fn drain(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let end = self.now.after(100_000_000);
         loop {
             if self.status().contains(Status::OBF) {
                 bytes.push(self.read());
-            } else if let Some(at) = self.kbc.next_event() {
+            } else if let Some(at) = self.kbc.next_event().filter(|&at| at <= end) {
                 assert!(at > self.now);
                 self.now = at;
                 self.kbc.advance(at);
