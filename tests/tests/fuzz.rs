@@ -66,3 +66,8 @@ fn bzimage() {
 fn ports() {
     inputs("ports");
 }
+
+#[test]
+fn floppy() {
+    inputs("floppy");
+}

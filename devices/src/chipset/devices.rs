@@ -162,7 +162,7 @@ impl Devices {
             (pic::ELCR1..=pic::ELCR2, Byte, D::Pic),
             (pit::COUNTER0..=pit::CONTROL, Byte, D::Pit),
             (pit::PORT_B..=pit::PORT_B, Byte, D::Pit),
-            (rtc::INDEX..=rtc::DATA, Byte, D::Rtc),
+            (rtc::INDEX..=rtc::EXTENDED_DATA, Byte, D::Rtc),
             (i8042::DATA..=i8042::DATA, Byte, D::I8042),
             (i8042::COMMAND..=i8042::COMMAND, Byte, D::I8042),
             (serial::COM1..=com1_end, Byte, D::Com1),

@@ -19,12 +19,13 @@ mod tests;
 
 use calendar::{DAY_SECONDS, DateTime, Format};
 use spec::{
-    ALARM_ANY, CENTURY, DATA, DAY, FIRST_UPDATE_NANOS, HOURS, HOURS_ALARM, INDEX, MINUTES,
-    MINUTES_ALARM, MONTH, NMI_DISABLE, REGISTER_A, REGISTER_B, REGISTER_C, REGISTER_D, RTC_CLOCK,
-    RegA, RegB, RegC, SECONDS, SECONDS_ALARM, UIP_NANOS, VRT, WEEKDAY, YEAR, cmos,
+    ALARM_ANY, CENTURY, DATA, DAY, EXTENDED_DATA, EXTENDED_INDEX, FIRST_UPDATE_NANOS, HOURS,
+    HOURS_ALARM, INDEX, MINUTES, MINUTES_ALARM, MONTH, NMI_DISABLE, REGISTER_A, REGISTER_B,
+    REGISTER_C, REGISTER_D, RTC_CLOCK, RegA, RegB, RegC, SECONDS, SECONDS_ALARM, UIP_NANOS, VRT,
+    WEEKDAY, YEAR, cmos,
 };
 
-/// Bytes of RAM, the clock's registers included.
+/// Bytes of a bank of RAM; the first has the clock's registers.
 const RAM_SIZE: usize = 128;
 
 /// State of the clock and its RAM.
@@ -45,6 +46,9 @@ pub struct RtcState {
     held: Option<i64>,
     /// Flags are evaluated up to here.
     evaluated: Nanos,
+    extended_index: u8,
+    /// The upper bank.
+    extended_ram: Vec<u8>,
 }
 
 /// The real-time clock.
@@ -80,6 +84,8 @@ impl Rtc {
                 phase: u64::from(wall.nanos) % NANOS_PER_SEC,
                 held: None,
                 evaluated: Nanos::ZERO,
+                extended_index: 0,
+                extended_ram: vec![0; RAM_SIZE],
             },
         }
     }
@@ -176,6 +182,7 @@ impl Rtc {
         self.set_ram_raw(REGISTER_B, (self.reg_b() - off).bits());
         self.state.flags = 0;
         self.state.index = 0;
+        self.state.extended_index = 0;
         self.state.nmi_disabled = false;
         self.drive();
     }
@@ -188,7 +195,9 @@ impl Rtc {
     /// Goes back to a saved state.
     pub fn restore(&mut self, mut state: RtcState) {
         state.ram.resize(RAM_SIZE, 0);
+        state.extended_ram.resize(RAM_SIZE, 0);
         state.index &= 0x7f;
+        state.extended_index &= 0x7f;
         state.phase %= NANOS_PER_SEC;
         // Keeps sums of seconds far from overflow.
         let limit = i64::MAX / 4;
@@ -475,22 +484,39 @@ impl AlarmField {
 
 impl PortDevice for Rtc {
     fn port_read(&mut self, port: u16, _size: AccessSize, now: Nanos) -> u32 {
-        if port != DATA {
-            // The index register cannot be read; nobody drives the bus.
-            return AccessSize::Byte.ones();
+        match port {
+            DATA => {
+                self.advance(now);
+                u32::from(self.read_register(now))
+            }
+            EXTENDED_DATA => {
+                let index = usize::from(self.state.extended_index);
+                let byte = self.state.extended_ram.get(index);
+                byte.map_or(AccessSize::Byte.ones(), |&byte| u32::from(byte))
+            }
+            // The index registers cannot be read; nobody drives the bus.
+            _ => AccessSize::Byte.ones(),
         }
-        self.advance(now);
-        u32::from(self.read_register(now))
     }
 
     fn port_write(&mut self, port: u16, _size: AccessSize, value: u32, now: Nanos) {
         let value = value as u8;
-        if port == INDEX {
-            self.state.index = value & !NMI_DISABLE;
-            self.state.nmi_disabled = value & NMI_DISABLE != 0;
-        } else {
-            self.advance(now);
-            self.write_register(value, now);
+        match port {
+            INDEX => {
+                self.state.index = value & !NMI_DISABLE;
+                self.state.nmi_disabled = value & NMI_DISABLE != 0;
+            }
+            DATA => {
+                self.advance(now);
+                self.write_register(value, now);
+            }
+            EXTENDED_INDEX => self.state.extended_index = value & 0x7f,
+            _ => {
+                let index = usize::from(self.state.extended_index);
+                if let Some(byte) = self.state.extended_ram.get_mut(index) {
+                    *byte = value;
+                }
+            }
         }
     }
 }

@@ -9,6 +9,11 @@ use crate::time::Frequency;
 pub const INDEX: u16 = 0x70;
 /// Data register (RW).
 pub const DATA: u16 = 0x71;
+/// Index register of the upper bank (WO): bits 6-0 choose a byte (Intel 82371SB data sheet, "RTC
+/// extended index register"). Bit 7 means nothing here.
+pub const EXTENDED_INDEX: u16 = 0x72;
+/// Data register of the upper bank (RW): RAM that the battery keeps, and nothing else.
+pub const EXTENDED_DATA: u16 = 0x73;
 /// Index bit 7: NMI disabled.
 pub const NMI_DISABLE: u8 = 0x80;
 

@@ -354,3 +354,44 @@ fn random_accesses_do_not_panic() {
         });
     }
 }
+
+#[test]
+fn the_upper_bank_is_plain_ram_with_an_index_of_its_own() {
+    let mut b = Bench::new(PARTY);
+    b.set(0x0f, 0x55);
+    let now = b.now;
+    let mut out = |port, value: u8| {
+        b.rtc
+            .port_write(port, AccessSize::Byte, u32::from(value), now);
+    };
+    out(EXTENDED_INDEX, 0x8b);
+    out(EXTENDED_DATA, 0xff);
+    assert!(!b.rtc.nmi_disabled(), "bit 7 is not NMI's here");
+    assert_eq!(b.rtc.port_read(EXTENDED_INDEX, AccessSize::Byte, now), 0xff);
+    assert_eq!(b.rtc.port_read(EXTENDED_DATA, AccessSize::Byte, now), 0xff);
+    // Neither the clock's register B nor its index was touched.
+    assert_eq!(b.rtc.port_read(DATA, AccessSize::Byte, now), 0x55);
+    assert_eq!(b.get(REGISTER_B), RegB::H24.bits());
+    b.rtc.reset(now);
+    b.rtc
+        .port_write(EXTENDED_INDEX, AccessSize::Byte, 0x0b, now);
+    assert_eq!(b.rtc.port_read(EXTENDED_DATA, AccessSize::Byte, now), 0xff);
+}
+
+#[test]
+fn floppy_drives_are_told_to_the_firmware() {
+    let mut b = Bench::new(PARTY);
+    b.rtc
+        .set_floppy_drives([Some(DriveKind::F1440), Some(DriveKind::F360)]);
+    assert_eq!(
+        (b.get(cmos::FLOPPY), b.get(cmos::EQUIPMENT) & 0xc1),
+        (0x41, 0x41)
+    );
+    b.rtc.set_floppy_drives([Some(DriveKind::F720), None]);
+    assert_eq!(
+        (b.get(cmos::FLOPPY), b.get(cmos::EQUIPMENT) & 0xc1),
+        (0x30, 0x01)
+    );
+    b.rtc.set_floppy_drives([None; fdc::DRIVES]);
+    assert_eq!((b.get(cmos::FLOPPY), b.get(cmos::EQUIPMENT) & 0xc1), (0, 0));
+}

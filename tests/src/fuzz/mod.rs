@@ -5,6 +5,7 @@
 mod bytes;
 pub mod bzimage;
 pub mod corpus;
+pub mod floppy;
 pub mod instruction_bytes;
 pub mod page_tables;
 pub mod ports;
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target {
         name: "instruction_bytes",
         run: instruction_bytes::run,
@@ -48,6 +49,12 @@ pub const TARGETS: [Target; 4] = [
         name: "ports",
         run: ports::run,
         make: ports::make,
+        inputs: 300,
+    },
+    Target {
+        name: "floppy",
+        run: floppy::run,
+        make: floppy::make,
         inputs: 300,
     },
 ];

@@ -45,7 +45,7 @@ pub fn run(input: &[u8]) {
 }
 
 /// Where the clock is now: mostly a little later, often at a deadline, sometimes far away or back.
-fn clock(bytes: &mut Bytes<'_>, now: Nanos, chipset: &Chipset) -> Nanos {
+pub(super) fn clock(bytes: &mut Bytes<'_>, now: Nanos, chipset: &Chipset) -> Nanos {
     let what = bytes.u8();
     let some = u64::from(what >> 3) + 1;
     let to = match what & 7 {
@@ -149,7 +149,7 @@ fn inputs(chipset: &mut Chipset, operation: u8, bytes: &mut Bytes<'_>, now: Nano
 }
 
 /// What holds after every operation.
-fn check(chipset: &mut Chipset, latest: Nanos) {
+pub(super) fn check(chipset: &mut Chipset, latest: Nanos) {
     // What is due is done; what is left lies ahead, and cannot keep the machine busy where it is.
     for round in 0.. {
         match chipset.next_event() {
@@ -176,7 +176,7 @@ fn check(chipset: &mut Chipset, latest: Nanos) {
 }
 
 /// A snapshot, restored, is the state that it was taken of.
-fn restored(chipset: &mut Chipset) {
+pub(super) fn restored(chipset: &mut Chipset) {
     let saved = chipset.state();
     let seen = (chipset.next_event(), chipset.intr(), chipset.a20());
     chipset.restore(saved.clone());
