@@ -47,7 +47,6 @@ fn assert_refused(arguments: &[&str], words: &[&str]) {
 #[test]
 fn seabios_finds_nothing_to_boot() {
     let Some(bios) = bios() else { return };
-    // On this machine there is no screen, so that the firmware writes to the serial port.
     let end = run(&[
         "--firmware",
         &bios,
@@ -59,7 +58,7 @@ fn seabios_finds_nothing_to_boot() {
         "translate",
         "--log",
         "warn,firmware=debug",
-        "--until",
+        "--until-screen",
         "No bootable device.",
         "--timeout",
         "100",
@@ -70,7 +69,7 @@ fn seabios_finds_nothing_to_boot() {
         "Found QEMU fw_cfg",
         "QEMU fw_cfg DMA interface supported",
         "qemu/e820: addr 0x0000000000000000 len 0x0000000001000000 [RAM]",
-        "Found 3 PCI devices",
+        "Found 4 PCI devices",
         "Using pmtimer, ioport 0x608",
         "table(50434146)=",
     ] {

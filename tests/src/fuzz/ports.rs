@@ -2,14 +2,15 @@
 
 use super::bytes::Bytes;
 use crate::generate::Rng;
-use devices::{AccessSize, Chipset, ChipsetConfig, ChipsetState, Nanos, WallClock};
+use devices::{AccessSize, Chipset, ChipsetConfig, ChipsetState, Nanos, VgaConfig, WallClock};
 
 /// Ports that something answers, or nearly.
-const PORTS: [u16; 48] = [
+const PORTS: [u16; 60] = [
     0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1, 0x40, 0x41, 0x42, 0x43, 0x61, 0x60, 0x64, 0x70, 0x71,
     0x72, 0x73, 0x80, 0x92, 0xF0, 0xF1, 0x3F8, 0x3F9, 0x3FA, 0x3FB, 0x3FC, 0x3FD, 0x3FE, 0x3FF,
     0xCF8, 0xCF9, 0xCFA, 0xCFC, 0xCFD, 0xCFE, 0xCFF, 0xB2, 0xB3, 0x600, 0x602, 0x604, 0x608, 0x60A,
-    0x3D4, 0x1F0, 0x402, 0x510, 0xFFFF,
+    0x3D4, 0x1F0, 0x402, 0x510, 0xFFFF, 0x3C0, 0x3C2, 0x3C4, 0x3C5, 0x3C9, 0x3CE, 0x3CF, 0x3D5, 0x3DA,
+    0x1CE, 0x1CF, 0x1D0,
 ];
 const SIZES: [AccessSize; 3] = [AccessSize::Byte, AccessSize::Word, AccessSize::Dword];
 /// Operations of one input at most.
@@ -26,6 +27,10 @@ pub fn run(input: &[u8]) {
             nanos: bytes.u32() % 1_000_000_000,
         },
         memory_size: u64::from(bytes.u8()) << 24,
+        vga: Some(VgaConfig {
+            memory: 256 << 10,
+            rom: vec![0x55, 0xAA],
+        }),
         ..ChipsetConfig::new()
     })
     .expect("no two devices of the board claim one port");
@@ -99,6 +104,7 @@ fn operate(chipset: &mut Chipset, operation: u8, bytes: &mut Bytes<'_>, now: Nan
             );
         }
         11 => chipset.mmio_write(address(bytes), size, bytes.u32(), now),
+        12 if operation == 0xFC => look(chipset, now),
         12 => chipset.advance(now),
         13 => inputs(chipset, operation, bytes, now),
         14 if operation == 0xFE => chipset.reset(now),
@@ -107,6 +113,23 @@ fn operate(chipset: &mut Chipset, operation: u8, bytes: &mut Bytes<'_>, now: Nan
         _ => {
             chipset.take_events();
         }
+    }
+}
+
+/// The screen, and the memory that the guest could have in place of the adapter's.
+fn look(chipset: &mut Chipset, now: Nanos) {
+    chipset.text_screen();
+    let picture = chipset.render(now).expect("there is a display");
+    let pixels = picture.width as usize * picture.height as usize;
+    assert_eq!(picture.rgb.len(), 3 * pixels);
+    if let Some(window) = chipset.video_window() {
+        let held = chipset.load_video(&window);
+        assert_eq!(held.len() as u64, window.bytes);
+        chipset.store_video(&window, &held);
+        assert!(chipset.load_video(&window) == held);
+    }
+    for range in chipset.video_ranges() {
+        assert!(range.start() <= range.end());
     }
 }
 
