@@ -201,13 +201,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = OneCpu, hide = true)]
     pub cpus: u32,
 
-    /// Where the serial port leads: stdio, null or file:PATH; null where
-    /// the monitor has standard input
+    /// Where the serial port leads: stdio, null or file:PATH; null where monitor or display have
+    /// standard input
     #[arg(
         long,
         value_name = "WHERE",
         default_value = "stdio",
-        default_value_if("monitor", "stdio", "null")
+        default_value_ifs([("monitor", "stdio", "null"), ("display", "terminal", "null")])
     )]
     pub serial: SerialTarget,
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{CliError, Status};
+use crate::control::display::TerminalDisplay;
 use crate::control::monitor::{Monitor, MonitorTarget};
 use crate::control::save_png;
 use crate::control::script::{self, Outcome, RunningScript, Script};
@@ -35,9 +36,29 @@ pub struct ControlArgs {
     #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub until_screen: Option<String>,
 
+    /// Where the screen is shown: none, or terminal (this one, with its keyboard; Ctrl-A x quits)
+    #[arg(
+        long,
+        value_name = "WHERE",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub display: Display,
+
     /// When the run ends, write the picture on the screen to this file
     #[arg(long, value_name = "FILE.png")]
     pub screenshot: Option<PathBuf>,
+}
+
+/// `--display`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Display {
+    /// Nowhere.
+    #[default]
+    None,
+    /// In the terminal.
+    Terminal,
 }
 
 impl ControlArgs {
@@ -60,6 +81,7 @@ pub(super) struct Control {
     script: Option<RunningScript>,
     /// Listens for as long as it is here.
     _monitor: Option<Monitor>,
+    display: Option<TerminalDisplay>,
     screenshot: Option<PathBuf>,
 }
 
@@ -70,7 +92,8 @@ impl Control {
         script: Option<Script>,
         machine: &Machine,
     ) -> Result<Control, CliError> {
-        let wants_screen = script.is_some() || args.screenshot.is_some();
+        let shown = args.display == Display::Terminal;
+        let wants_screen = script.is_some() || args.screenshot.is_some() || shown;
         if wants_screen && !machine.has_display() {
             return Err(CliError::NoDisplay);
         }
@@ -87,14 +110,28 @@ impl Control {
                 source,
             })
         });
+        let (monitor, script) = (monitor.transpose()?, script.transpose()?);
+        // Last: an error belongs on a terminal that is itself.
+        let display = shown.then(|| {
+            TerminalDisplay::start(remote()).map_err(|source| CliError::Host {
+                what: "show the screen in this terminal",
+                source,
+            })
+        });
         Ok(Control {
-            _monitor: monitor.transpose()?,
-            script: script.transpose()?,
+            _monitor: monitor,
+            script,
+            display: display.transpose()?,
             screenshot: args.screenshot.clone(),
         })
     }
 
-    /// The run is over: takes the picture.
+    /// The run is over: gives the terminal back.
+    pub(super) fn hide(&mut self) {
+        self.display = None;
+    }
+
+    /// Takes the picture.
     pub(super) fn finish(&self, machine: &mut Machine) -> Result<(), CliError> {
         let Some(path) = &self.screenshot else {
             return Ok(());

@@ -75,7 +75,7 @@ fn run(
         serial: SerialTarget::Stdio,
         watch: Watch {
             signals: Some(take_signals()?),
-            emergency: Some(emergency(None)),
+            emergency: Some(emergency(None, false)),
             ..Watch::default()
         },
         ..config

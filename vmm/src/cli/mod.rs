@@ -208,7 +208,7 @@ enum CliError {
         source: io::Error,
     },
     /// two want standard input
-    #[error("standard input cannot be both the serial port's and the monitor's")]
+    #[error("standard input can be only one of the serial port's, the monitor's and the display's")]
     TwoInputs,
     /// nothing to look at
     #[error(
@@ -319,10 +319,13 @@ fn take_signals() -> Result<SignalFd, CliError> {
 
 /// Ends the process where the vCPU thread does not: with the terminal restored and the status that
 /// the run would have had.
-fn emergency(terminal: Option<Arc<RawTerminal>>) -> Emergency {
+fn emergency(terminal: Option<Arc<RawTerminal>>, displayed: bool) -> Emergency {
     Box::new(move |reason| {
         if let Some(terminal) = terminal {
             terminal.restore();
+        }
+        if displayed {
+            crate::control::display::restore();
         }
         complain("the vCPU does not respond; giving up");
         std::process::exit(i32::from(Status::of_stop(reason) as u8));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::RunArgs;
-use super::control::Control;
+use super::control::{Control, Display};
 use super::profile::ProfileFiles;
 use super::{
     CliError, StatsFile, Status, common_config, complain, describe, emergency, finish_trace,
@@ -32,7 +32,14 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     let profile = ProfileFiles::create(&args.profile)?;
     let script = args.control.script()?;
     let stdio = args.serial == SerialTarget::Stdio;
-    if stdio && args.control.monitor == Some(MonitorTarget::Stdio) {
+    let monitor = args.control.monitor == Some(MonitorTarget::Stdio);
+    let display = args.control.display == Display::Terminal;
+    if [stdio, monitor, display]
+        .into_iter()
+        .filter(|wants| *wants)
+        .count()
+        > 1
+    {
         return Err(CliError::TwoInputs);
     }
     let guest = guest(args)?;
@@ -54,13 +61,13 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
             input,
             signals: Some(signals),
             timeout: args.timeout,
-            emergency: Some(emergency(terminal.clone())),
+            emergency: Some(emergency(terminal.clone(), display)),
         },
         ..common_config(&args.common)?
     };
     let mut machine = Machine::new(config, guest).map_err(|error| set_up_error(args, error))?;
 
-    let control = Control::start(&args.control, script, &machine)?;
+    let mut control = Control::start(&args.control, script, &machine)?;
     if let Some(hint) = console_hint(args).filter(|_| linux_guest) {
         complain(hint);
     }
@@ -70,6 +77,7 @@ pub(super) fn main(args: &RunArgs) -> Result<Status, CliError> {
     profile.start(&mut machine);
     let result = machine.run();
     // Messages belong on a terminal that is itself again.
+    control.hide();
     drop(terminal);
     finish_trace(&mut machine, &describe(&result));
     stats.write(&machine.report(&describe(&result)))?;

@@ -4,6 +4,7 @@
 //! the answer. The vCPU thread carries commands out between two runs of an engine.
 
 pub mod command;
+pub mod display;
 pub mod keys;
 pub mod monitor;
 mod remote;
@@ -12,6 +13,6 @@ mod serve;
 mod typing;
 
 pub use command::{Command, CommandError};
-pub use remote::{Gone, Remote, Reply, Request};
+pub use remote::{Gone, Look, Remote, Reply, Request};
 pub(crate) use serve::save_png;
 pub(crate) use typing::Typing;

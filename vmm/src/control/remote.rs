@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
+use devices::{Picture, TextScreen};
 use serde_json::Value;
 
 use super::Command;
@@ -28,13 +29,22 @@ impl Reply {
     }
 }
 
-/// A command on its way to the machine.
+/// What is on the screen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Look {
+    /// In a text mode.
+    pub text: Option<TextScreen>,
+    /// In a graphics mode.
+    pub picture: Option<Picture>,
+}
+
+/// Something on its way to the machine.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// What to do.
-    pub command: Command,
-    /// Where the answer goes.
-    pub answer: Sender<Result<Reply, String>>,
+pub enum Request {
+    /// Carry out a command, and tell how that went.
+    Command(Command, Sender<Result<Reply, String>>),
+    /// Tell what is on the screen.
+    Look(Sender<Look>),
 }
 
 /// The machine is not there any more.
@@ -60,8 +70,18 @@ impl Remote {
     /// The machine has ended.
     pub fn ask(&self, command: Command) -> Result<Result<Reply, String>, Gone> {
         let (answer, reply) = channel();
-        self.send(Event::Request(Box::new(Request { command, answer })))?;
+        self.request(Request::Command(command, answer))?;
         reply.recv().map_err(|_| Gone)
+    }
+
+    /// What is on the screen.
+    ///
+    /// # Errors
+    /// The machine has ended.
+    pub fn look(&self) -> Result<Look, Gone> {
+        let (answer, look) = channel();
+        self.request(Request::Look(answer))?;
+        look.recv().map_err(|_| Gone)
     }
 
     /// The text on the screen; `None` in graphics modes.
@@ -79,6 +99,10 @@ impl Remote {
     /// It has ended already.
     pub(crate) fn stop(&self, reason: StopReason) -> Result<(), Gone> {
         self.send(Event::Stop(reason))
+    }
+
+    fn request(&self, request: Request) -> Result<(), Gone> {
+        self.send(Event::Request(Box::new(request)))
     }
 
     fn send(&self, event: Event) -> Result<(), Gone> {

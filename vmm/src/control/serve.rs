@@ -11,7 +11,7 @@ use shadow_mmu::{Access, AccessKind, PAGE_SIZE, PhysTarget, Privilege};
 use translator::CpuState;
 use translator::state::{Segment, reg, seg};
 
-use super::{Command, Reply};
+use super::{Command, Look, Reply, Request};
 use crate::disk::{FloppyImage, ImageSpec};
 use crate::helper::StopReason;
 use crate::machine::Machine;
@@ -21,15 +21,27 @@ impl Machine {
     pub(crate) fn serve(&mut self) {
         loop {
             while let Some(request) = self.board.take_request() {
-                let answer = self.carry_out(request.command);
                 // Who asked may not wait for the answer.
-                let _ = request.answer.send(answer);
+                match request {
+                    Request::Command(command, answer) => {
+                        let _ = answer.send(self.carry_out(command));
+                    }
+                    Request::Look(answer) => {
+                        let _ = answer.send(self.look());
+                    }
+                }
             }
             if !self.board.is_paused() || self.board.is_stopping() {
                 return;
             }
             self.board.wait_paused();
         }
+    }
+
+    fn look(&mut self) -> Look {
+        let text = self.text_screen();
+        let picture = if text.is_none() { self.picture() } else { None };
+        Look { text, picture }
     }
 
     fn carry_out(&mut self, command: Command) -> Result<Reply, String> {
