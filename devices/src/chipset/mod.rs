@@ -18,7 +18,7 @@ use crate::debug_port::DebugPort;
 use crate::device::{AccessSize, Device};
 use crate::dma::{Dma, DmaState};
 use crate::event::{ChipsetEvent, EventSink, Signal};
-use crate::fdc::{self, DriveKind, Fdc, FdcState, Medium};
+use crate::fdc::{self, DriveKind, Fdc, FdcState};
 use crate::fpu_error::{FpuError, FpuErrorState};
 use crate::fw_cfg::{FwCfg, FwCfgItems, FwCfgState};
 use crate::i8042::{I8042, I8042State};
@@ -38,6 +38,7 @@ use crate::vga::pci::VgaBars;
 use crate::vga::{Vga, VgaConfig, VgaState};
 
 mod devices;
+mod outside;
 mod post;
 #[cfg(test)]
 mod tests;
@@ -320,26 +321,6 @@ impl Chipset {
         events
     }
 
-    /// Takes the disk out of floppy drive `drive` (0 or 1), and puts `disk` in. Returns the old
-    /// one.
-    pub fn change_floppy(
-        &mut self,
-        drive: usize,
-        disk: Option<Box<dyn Medium>>,
-    ) -> Option<Box<dyn Medium>> {
-        self.devices.fdc.change(drive, disk)
-    }
-
-    /// The kind of floppy drive `drive`, if there is one.
-    pub fn floppy_drive(&self, drive: usize) -> Option<DriveKind> {
-        self.devices.fdc.drive_kind(drive)
-    }
-
-    /// Whether there is a disk in floppy drive `drive`.
-    pub fn has_floppy(&self, drive: usize) -> bool {
-        self.devices.fdc.has_disk(drive)
-    }
-
     /// The A20 gate: open (true) if the keyboard controller or port 92h, whichever was last, opened
     /// it.
     #[inline]
@@ -373,43 +354,6 @@ impl Chipset {
     /// processor finds the firmware at its reset vector.
     pub fn processor_reset(&mut self) {
         self.a20_gate.set(true);
-    }
-
-    /// How many bytes [`Self::serial_input`] would take now.
-    pub fn can_accept_serial_input(&self) -> usize {
-        self.devices.com1.can_accept_input()
-    }
-
-    /// Bytes typed at the other end of COM1. Returns how many were taken.
-    pub fn serial_input(&mut self, bytes: &[u8]) -> usize {
-        self.devices.com1.enqueue_input(bytes)
-    }
-
-    /// Keys moved, told as scan codes of set 2. False if they were dropped.
-    pub fn keyboard_input(&mut self, scan_codes: &[u8], now: Nanos) -> bool {
-        let now = self.tick(now);
-        let taken = self.devices.i8042.keys(scan_codes, now);
-        self.schedule();
-        taken
-    }
-
-    /// The mouse moved right by `dx` and up by `dy`, its wheel turned towards the user by `dz`;
-    /// `buttons` are bit 0 left, bit 1 right, bit 2 middle.
-    pub fn mouse_input(&mut self, dx: i32, dy: i32, dz: i32, buttons: u8, now: Nanos) {
-        let now = self.tick(now);
-        self.devices.i8042.mouse(dx, dy, dz, buttons, now);
-        self.schedule();
-    }
-
-    /// The keyboard's indicators: bit 0 scroll lock, bit 1 number lock, bit 2 caps lock.
-    pub fn keyboard_leds(&self) -> u8 {
-        self.devices.i8042.leds()
-    }
-
-    /// Somebody presses the power button.
-    pub fn press_power_button(&mut self) {
-        self.devices.pm.press_power_button();
-        self.schedule();
     }
 
     /// The FERR# wire of the processor: an unmasked floating-point error with CR0.NE = 0.

@@ -42,7 +42,8 @@ impl Bench {
 #[test]
 fn the_three_sets_name_the_same_keys() {
     // Set 2 as told; press and release in sets 1, 2, 3. In set 3 all keys tell their releases here.
-    let keys: [(&[u8], &[u8], &[u8], &[u8]); 9] = [
+    type Codes = &'static [u8];
+    let keys: [(Codes, Codes, Codes, Codes); 9] = [
         (&[0x1c], &[0x1e], &[0x1c], &[0x1c]),
         (&[0x76], &[0x01], &[0x76], &[0x08]),
         (&[0x83], &[0x41], &[0x83], &[0x37]),
