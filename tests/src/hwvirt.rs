@@ -75,18 +75,15 @@ pub fn run(
     limit: Duration,
 ) -> Result<Vec<StepResult>, HwVirtError> {
     // On a busy host the kernel's check of the timer fails now and then, and it panics.
-    let (name, append) = if nested_paging {
-        (
-            "hwvirt-npt1",
-            "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=1",
-        )
+    let append = if nested_paging {
+        "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=1"
     } else {
-        (
-            "hwvirt-npt0",
-            "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=0",
-        )
+        "console=ttyS0 no_timer_check panic=-1 RINGSHIFT_NPT=0"
     };
-    let guest = guests::debian_amd64(name, &["kvm-amd"], |initrd| {
+    // Tests run at once, each with a RAM disk of its own.
+    let thread = std::thread::current().id();
+    let name = format!("hwvirt-{}-{thread:?}", std::process::id());
+    let guest = guests::debian_amd64(&name, &["kvm-amd"], |initrd| {
         initrd.file("init", 0o755, include_bytes!("../hwvirt/init.sh"));
         initrd.file("steps.sh", 0o755, script(steps).as_bytes());
         for payload in payloads {
@@ -100,7 +97,9 @@ pub fn run(
         Ok(())
     })?;
     let guest = Guest { append, ..guest };
-    let finished = console::run(programs::qemu_run(&guest), limit)?;
+    let finished = console::run(programs::qemu_run(&guest), limit);
+    let _ = std::fs::remove_file(&guest.initrd);
+    let finished = finished?;
     parse(&finished, steps)
 }
 

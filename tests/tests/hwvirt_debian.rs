@@ -17,7 +17,7 @@ use ringshift_tests::programs;
 use serde_json::Value;
 
 /// Of a machine with all its steps. Three processors are emulated on top of each other here.
-const LIMIT: Duration = Duration::from_secs(1500);
+const LIMIT: Duration = Duration::from_secs(2700);
 
 /// Not through `eprintln`, whose output is lost when the test passes.
 fn say(text: &str) {
@@ -75,7 +75,7 @@ fn step(name: &str, command: String) -> Step {
 fn debian(name: &str, guest: &Guest, append: &str, options: &str) -> Step {
     let command = format!(
         "/payload/ringshift run --kernel /payload/vmlinuz --initrd /payload/initrd \
-         --append '{} {append}' --memory {} --cpu coreduo --timeout 600 {options}",
+         --append '{} {append}' --memory {} --cpu coreduo --timeout 1200 {options}",
         guest.append, guest.memory
     );
     step(name, command)
