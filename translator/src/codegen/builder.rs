@@ -30,6 +30,9 @@ pub(crate) struct Stubs {
     pub(crate) iretd: u64,
     pub(crate) int: u64,
     pub(crate) verw: u64,
+    pub(crate) far_real: u64,
+    pub(crate) iret_real: u64,
+    pub(crate) int_real: u64,
 }
 
 /// What the builder asks the runtime about guest code.

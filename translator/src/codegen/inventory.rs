@@ -115,6 +115,9 @@ fn load_condition(kind: CalloutKind, code: Code) -> Option<&'static str> {
         | Code::Int_imm8
         | Code::Verw_rm16
         | Code::Verw_r32m16 => Some("all but the common kind, see translator.md, Shortcuts"),
+        Code::Call_ptr1616 | Code::Jmp_ptr1616 | Code::Retfw | Code::Retfw_imm16 | Code::Iretw => {
+            Some("all but the common kind in real mode, see translator.md, Shortcuts")
+        }
         Code::Les_r16_m1616
         | Code::Les_r32_m1632
         | Code::Lds_r16_m1616

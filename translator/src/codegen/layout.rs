@@ -2,6 +2,7 @@
 
 use super::asm::{Mem, Reg, host};
 use crate::runtime::context::Context;
+use crate::runtime::shortcut::Shortcuts;
 use crate::runtime::store_table::VALUES;
 use crate::state::{CpuState, Msrs, Segment};
 use std::mem::offset_of;
@@ -49,6 +50,16 @@ pub(crate) fn fpu_environment() -> Mem {
 
 pub(crate) fn fpu_ensure() -> Mem {
     Mem::context(offset_of!(Context, fpu_ensure))
+}
+
+/// Behind an access that Rust prepared: a call to Rust if it waits for one.
+pub(crate) fn commit() -> Mem {
+    Mem::context(offset_of!(Context, commit))
+}
+
+/// Room for a value on its way to a shortcut.
+pub(crate) fn shortcut_scratch() -> Mem {
+    Mem::context(offset_of!(Context, shortcuts) + offset_of!(Shortcuts, scratch))
 }
 
 pub(crate) fn limit_check() -> Mem {

@@ -162,8 +162,7 @@ impl Builder<'_> {
     /// Tells Rust, where it waits for it, that the write has been done.
     pub(super) fn done(&mut self, operand: &Operand) {
         if operand.commit {
-            let stub = self.t.stubs.commit;
-            self.asm.call(stub);
+            self.asm.call_mem(layout::commit());
             self.site(SiteKind::Entry);
         }
     }

@@ -214,6 +214,13 @@ impl Mode {
             && !self.checks_alignment()
     }
 
+    /// Real mode as it is meant to be: 16 bits, code and stack segments of 64 KiB.
+    pub(crate) fn is_real(self) -> bool {
+        self.0 & (PROTECTED | V86 | CODE32 | STACK32 | SINGLE) == 0
+            && self.class(seg::CS) == SegmentClass::Limit64K
+            && self.class(seg::SS) == SegmentClass::Limit64K
+    }
+
     /// What a [flat](Mode::is_flat) mode becomes by a change of privilege, as far as that follows from it:
     /// whether RDTSC is a callout does not.
     pub(crate) fn flat_at(self, cpl: u8) -> Mode {

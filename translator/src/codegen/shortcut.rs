@@ -1,11 +1,11 @@
 //! Privileged instructions of the common kind: emitted as a way into a shortcut (see
 //! [`crate::runtime::shortcut`]), which carries the instruction out, or goes on as a callout would.
 
-use super::asm::host;
+use super::asm::{Mem, host};
 use super::builder::{After, Builder};
 use super::memory::Use;
 use super::mode::SegmentClass;
-use super::{AccessHint, CalloutKind, SiteKind};
+use super::{AccessHint, CalloutKind, SiteKind, layout};
 use crate::state::seg;
 use iced_x86::{Code, Instruction, OpKind, Register};
 
@@ -35,8 +35,85 @@ impl Builder<'_> {
             && self.has_shortcuts()
     }
 
+    /// Far transfers, INT and IRET of real mode with 16-bit operands. The frame is read or written in
+    /// line; the stack pointer moves last.
+    fn emit_real_shortcut(&mut self, insn: &Instruction) -> Option<After> {
+        let usable = self.t.stubs.load_segment != 0
+            && self.t.mode.is_real()
+            && self.hint != AccessHint::Callout;
+        if !usable {
+            return None;
+        }
+        let stubs = self.t.stubs;
+        let (kind, stub) = match insn.code() {
+            Code::Call_ptr1616 => {
+                let frame = self.real_frame(-4, 4, Use::Write);
+                self.asm.store_imm(2, frame(0), insn.next_ip32());
+                self.asm.load(2, host::R11, layout::selector(seg::CS));
+                self.asm.store(2, frame(2), host::R11);
+                self.far_target(insn.far_branch_selector(), insn.far_branch16(), -4);
+                (CalloutKind::FarTransfer, stubs.far_real)
+            }
+            Code::Jmp_ptr1616 => {
+                self.far_target(insn.far_branch_selector(), insn.far_branch16(), 0);
+                (CalloutKind::FarTransfer, stubs.far_real)
+            }
+            Code::Retfw | Code::Retfw_imm16 => {
+                let parameters = if insn.code() == Code::Retfw {
+                    0
+                } else {
+                    u32::from(insn.immediate16())
+                };
+                let frame = self.real_frame(0, 4, Use::Read);
+                self.asm.load(2, host::R11, frame(2));
+                self.asm.load(2, host::R8, frame(0));
+                self.asm.mov_imm32(host::R10, 4 + parameters);
+                (CalloutKind::FarTransfer, stubs.far_real)
+            }
+            Code::Iretw => {
+                let frame = self.real_frame(0, 6, Use::Read);
+                self.asm.load(2, host::R11, frame(4));
+                self.asm.store(4, layout::shortcut_scratch(), host::R11);
+                self.asm.load(2, host::R11, frame(2));
+                self.asm.load(2, host::R8, frame(0));
+                (CalloutKind::FarTransfer, stubs.iret_real)
+            }
+            Code::Int_imm8 => {
+                let frame = self.real_frame(-6, 6, Use::Write);
+                self.flags_image();
+                self.asm.store(2, frame(4), host::R11);
+                self.asm.load(2, host::R11, layout::selector(seg::CS));
+                self.asm.store(2, frame(2), host::R11);
+                self.asm.store_imm(2, frame(0), insn.next_ip32());
+                self.asm.mov_imm32(host::R8, u32::from(insn.immediate8()));
+                (CalloutKind::SystemCall, stubs.int_real)
+            }
+            _ => return None,
+        };
+        Some(self.leave_by_shortcut(kind, stub))
+    }
+
+    /// The words of a frame of `size` bytes at SP + `offset`, by their offset in it. One check covers all:
+    /// a frame that wraps around is Rust's. Of the scratch registers R10 and R11 remain.
+    fn real_frame(&mut self, offset: i32, size: u32, usage: Use) -> impl Fn(i32) -> Mem + use<> {
+        let mem = self.slot(offset, size, usage).mem;
+        move |at| Mem {
+            disp: mem.disp.wrapping_add(at),
+            ..mem
+        }
+    }
+
+    fn far_target(&mut self, selector: u16, ip: u16, stack: i32) {
+        self.asm.mov_imm32(host::R11, selector.into());
+        self.asm.mov_imm32(host::R8, ip.into());
+        self.asm.mov_imm32(host::R10, stack as u32);
+    }
+
     /// Emits `insn` if a shortcut may carry it out.
     pub(super) fn emit_shortcut(&mut self, insn: &Instruction) -> Option<After> {
+        if let Some(after) = self.emit_real_shortcut(insn) {
+            return Some(after);
+        }
         let cpl = self.t.mode.cpl();
         match insn.code() {
             Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => {

@@ -191,9 +191,18 @@ impl Builder<'_> {
 
     /// PUSHF where it is not sensitive to IOPL: everywhere but in virtual-8086 mode.
     fn push_flags(&mut self, size: u32) -> After {
+        let slot = self.slot(-(size as i32), size, Use::Write);
+        self.flags_image();
+        self.asm.store(size, slot.mem, host::R11);
+        self.done(&slot);
+        self.move_stack(-(size as i32));
+        After::Continue
+    }
+
+    /// The flags as PUSHF stores them to R11. Uses R10.
+    pub(super) fn flags_image(&mut self) {
         const LIVE: u32 = crate::state::eflags::LIVE;
         // The flags stay on the host stack while their image is made, and come back from there.
-        let slot = self.slot(-(size as i32), size, Use::Write);
         self.asm.byte(0x9C); // pushfq
         self.asm.load32(host::R11, Mem::base(host::RSP, 0));
         self.asm.bytes(&[0x41, 0x81, 0xE3]); // and r11d, imm32
@@ -208,10 +217,6 @@ impl Builder<'_> {
             .dword(!(crate::state::eflags::RF | crate::state::eflags::VM));
         self.asm.bytes(&[0x45, 0x09, 0xD3]); // or r11d, r10d
         self.asm.byte(0x9D); // popfq
-        self.asm.store(size, slot.mem, host::R11);
-        self.done(&slot);
-        self.move_stack(-(size as i32));
-        After::Continue
     }
 
     /// LEAVE: the new stack pointer is EBP (BP with a 16-bit stack).

@@ -100,6 +100,8 @@ pub(crate) struct Context {
     pub(crate) fpu_environment: [u32; 7],
     /// Called before the first FPU instruction of a unit: one of three stubs.
     pub(crate) fpu_ensure: u64,
+    /// Called behind a write that Rust prepared: a stub, or nothing where the write is done.
+    pub(crate) commit: u64,
     /// For each 16 MiB of guest-linear space the window that a supervisor access uses.
     pub(crate) regions: [u64; 256],
     /// Address of the last byte before pages that fault: base of limit checks.

@@ -5,10 +5,10 @@ use super::engine::{Engine, Step};
 use super::exits::internal;
 use super::faults::{ERROR_WRITE, FOUR_GIB, TRAPPED_BEFORE_CALLOUT};
 use super::locate::CodeSpace;
-use super::shortcut::Destination;
+use super::shortcut::{Destination, PARAGRAPHS, Paragraph, paragraph};
 use crate::codegen::AccessHint;
 use crate::codegen::mode::Mode;
-use crate::state::{cr4, eflags, reg};
+use crate::state::{cr4, eflags, reg, seg};
 use crate::system::cpuid::feature;
 use crate::system::debug::Armed;
 use crate::system::vector;
@@ -31,6 +31,8 @@ pub(super) struct Side {
 pub(super) struct Sides {
     user: Option<Side>,
     kernel: Option<Side>,
+    /// A code space of real mode: the others that are known differ in the base of CS.
+    real: Option<CodeSpace>,
 }
 
 /// LAHF and SAHF exist in 64-bit mode (CPUID.80000001H:ECX.LAHF).
@@ -45,12 +47,17 @@ impl Engine {
             return;
         };
         let cpl = self.state().cpl;
-        if !self.mode.is_flat() || !matches!(cpl, 0 | 3) {
-            return;
-        }
         let Some(table) = self.code_spaces.get(&code_space) else {
             return;
         };
+        if self.mode.is_real() {
+            let jump_table = table.address();
+            self.note_paragraph(code_space, jump_table);
+            return;
+        }
+        if !self.mode.is_flat() || !matches!(cpl, 0 | 3) {
+            return;
+        }
         let side = Some(Side {
             mode: self.mode,
             view,
@@ -68,6 +75,35 @@ impl Engine {
     /// A space or a jump table has gone, or may have.
     pub(super) fn forget_sides(&mut self) {
         self.sides = Sides::default();
+        self.cache.context_mut().shortcuts.paragraphs = [Paragraph::default(); PARAGRAPHS];
+    }
+
+    /// Notes the jump table of a code segment of real mode.
+    fn note_paragraph(&mut self, code_space: CodeSpace, jump_table: u64) {
+        let same = self.sides.real.is_some_and(|real| {
+            CodeSpace {
+                code_base: real.code_base,
+                ..code_space
+            } == real
+        });
+        if !same {
+            self.forget_sides();
+            self.sides.real = Some(code_space);
+        }
+        let context = self.cache.context_mut();
+        let cs = context.cpu.seg[seg::CS];
+        // Another load then changes selector and base, and nothing else.
+        if context.cpu.is_paragraph(&cs) && cs.base == u32::from(cs.selector) << 4 {
+            let place = paragraph(cs.selector);
+            if let Some(entry) = context.shortcuts.paragraphs.get_mut(place) {
+                *entry = Paragraph {
+                    selector: u64::from(cs.selector) + 1,
+                    jump_table,
+                };
+            }
+        } else {
+            self.forget_sides();
+        }
     }
 
     /// Where a shortcut may take the guest at privilege `p` without a look from Rust.
@@ -90,12 +126,13 @@ impl Engine {
 
     /// Before translated code is entered: tells the shortcuts what they may do.
     pub(super) fn arrange_shortcuts(&mut self, mmu: &Mmu, pending: bool) {
-        if !self.mode.is_flat() {
+        let real = self.mode.is_real();
+        if !self.mode.is_flat() && !real {
             return; // there are none in such code, nor in what it leads to
         }
         // The decision is Rust's where it can come out differently; so is a log of every unit.
         let free = self.shortcuts && !self.stop_to_decide && !self.logging;
-        let (user, kernel) = if free {
+        let (user, kernel) = if free && !real {
             (
                 self.destination(mmu, Privilege::User),
                 self.destination(mmu, Privilege::Supervisor),
@@ -125,6 +162,13 @@ impl Engine {
     pub(super) fn follow_crossing(&mut self, mmu: &mut Mmu) {
         let shortcuts = &mut self.cache.context_mut().shortcuts;
         let crossed = std::mem::take(&mut shortcuts.crossed);
+        if std::mem::take(&mut shortcuts.far) != 0 {
+            let code_base = self.state().seg[seg::CS].base;
+            self.code_space = self
+                .code_space
+                .map(|space| CodeSpace { code_base, ..space });
+            return;
+        }
         let count = std::mem::take(&mut shortcuts.count);
         self.stats.crossings += count;
         let (side, privilege) = match crossed {

@@ -139,6 +139,7 @@ impl Engine {
             segment_check: [UNUSABLE_BASE; 6],
             fpu_environment: [0; 7],
             fpu_ensure: 0,
+            commit: 0,
             regions: [UNUSABLE_BASE; 256],
             limit_check: 0,
             instructions: 0,

@@ -15,9 +15,9 @@ use shadow_mmu::{Access, Mmu, PhysTarget, Privilege, SpaceId, View};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CodeSpace {
     pub(super) space: SpaceId,
-    mode: Mode,
+    pub(super) mode: Mode,
     pub(super) code_base: u32,
-    code_limit: u32,
+    pub(super) code_limit: u32,
 }
 
 impl CodeSpace {

@@ -130,7 +130,11 @@ impl Engine {
                 Step::Boundary
             }
             Ok(Some((address, direct))) => {
-                self.cache.context_mut().scratch[0] = address;
+                let stubs = self.cache.stubs;
+                let waits = self.bounce.pending.is_some();
+                let context = self.cache.context_mut();
+                context.scratch[0] = address;
+                context.commit = if waits { stubs.commit } else { stubs.fpu_ready };
                 self.watch_callout(unit, &insn, site, direct);
                 Step::Resume(site)
             }

@@ -16,11 +16,16 @@
 //! | VERW | `call` | R11 selector |
 //! | POPFD | `call` | - |
 //! | SYSENTER, SYSEXIT, IRETD | `jmp` | R9 where Rust would go on |
+//! | far transfer of real mode | `jmp` | R9 the same, R11 selector, R8 IP, R10 what is added to SP |
+//! | IRET of real mode | `jmp` | R9 the same, R11 selector, R8 IP, scratch flags |
+//! | INT n of real mode | `jmp` | R9 the same, R8 vector; the frame is below the stack pointer |
 //! | INT n | `jmp` | the same, R8 vector, R10 EIP of the next instruction |
 //!
 //! R8 to R11 and RAX are at their disposal; RAX and the flags wait in the context meanwhile.
 #![allow(unsafe_code)] // reads machine code out of the program's text
 
+#[macro_use]
+mod parts;
 mod text;
 
 /// Where a change of privilege leads: what the context needs to run code of the other side.
@@ -36,7 +41,7 @@ pub(crate) struct Destination {
 }
 
 /// The part of the context that shortcuts use.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Shortcuts {
     /// The guest's RAX while a shortcut runs.
@@ -66,7 +71,52 @@ pub(crate) struct Shortcuts {
     /// The privilege that was last changed to, plus 1; 0 if none was since the context was entered.
     pub(crate) crossed: u32,
     /// Room for one value.
-    scratch: u32,
+    pub(crate) scratch: u32,
+    /// CS was loaded by a shortcut of real mode since the context was entered.
+    pub(crate) far: u32,
+    /// Code segments of real mode and their jump tables.
+    pub(crate) paragraphs: [Paragraph; PARAGRAPHS],
+}
+
+/// A code segment of real mode.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Paragraph {
+    /// The selector plus 1; 0 if there is none.
+    pub(crate) selector: u64,
+    /// Entry 0 of its jump table.
+    pub(crate) jump_table: u64,
+}
+
+/// Code segments of real mode that shortcuts know.
+pub(crate) const PARAGRAPHS: usize = 64;
+
+/// The place of a selector among them.
+pub(crate) const fn paragraph(selector: u16) -> usize {
+    (selector ^ (selector >> 6)) as usize % PARAGRAPHS
+}
+
+impl Default for Shortcuts {
+    fn default() -> Self {
+        Shortcuts {
+            rax: 0,
+            site: 0,
+            user: Destination::default(),
+            kernel: Destination::default(),
+            empty_table: 0,
+            quiet_poll: 0,
+            leave: 0,
+            count: 0,
+            flags: 0,
+            pending: 0,
+            iret: 0,
+            sysenter: 0,
+            crossed: 0,
+            scratch: 0,
+            far: 0,
+            paragraphs: [Paragraph::default(); PARAGRAPHS],
+        }
+    }
 }
 
 /// Offsets of the entries from the start of the code.
@@ -79,10 +129,13 @@ pub(crate) struct Entries {
     pub(crate) iretd: u64,
     pub(crate) int: u64,
     pub(crate) verw: u64,
+    pub(crate) far_real: u64,
+    pub(crate) iret_real: u64,
+    pub(crate) int_real: u64,
 }
 
 /// Number of words in front of the code: the entries, and the end.
-const HEADER: usize = 8;
+const HEADER: usize = 11;
 
 /// The code, and its entries.
 pub(super) fn code() -> (Entries, &'static [u8]) {
@@ -102,6 +155,9 @@ pub(super) fn code() -> (Entries, &'static [u8]) {
         iretd: u64::from(header[4]),
         int: u64::from(header[5]),
         verw: u64::from(header[6]),
+        far_real: u64::from(header[7]),
+        iret_real: u64::from(header[8]),
+        int_real: u64::from(header[9]),
     };
     (entries, code)
 }

@@ -210,5 +210,8 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     stubs.iretd = start + entries.iretd;
     stubs.int = start + entries.int;
     stubs.verw = start + entries.verw;
+    stubs.far_real = start + entries.far_real;
+    stubs.iret_real = start + entries.iret_real;
+    stubs.int_real = start + entries.int_real;
     (stubs, asm.finish())
 }

@@ -1,7 +1,7 @@
 //! The assembly of the shortcuts.
 #![allow(unsafe_code)] // assembly
 
-use super::{Destination, Shortcuts};
+use super::{Destination, PARAGRAPHS, Paragraph, Shortcuts};
 use crate::codegen::layout::CODE_OFFSET;
 use crate::runtime::context::{Context, Reason};
 use crate::runtime::store_table::{SIZES, VALUES};
@@ -19,63 +19,6 @@ const KEPT: u32 = eflags::TF | eflags::NT | eflags::AC | eflags::ID;
 /// IRET is Rust's.
 const KEPT_BY_IRET: u32 = KEPT | eflags::VM | eflags::VIF | eflags::VIP;
 
-/// RAX and the status flags to the context. Flags are LAHF's and OF: DF stays where it is.
-macro_rules! save {
-    () => {
-        "mov [r15 + {rax}], rax
-         lahf
-         seto al
-         mov [r15 + {flags}], ax"
-    };
-}
-
-/// The opposite of `save`.
-macro_rules! restore {
-    () => {
-        "movzx eax, word ptr [r15 + {flags}]
-         add al, 0x7f
-         sahf
-         mov rax, [r15 + {rax}]"
-    };
-}
-
-/// EAX becomes the offset in the GDT of the selector in EAX, which is not null, if it is inside.
-macro_rules! in_gdt {
-    () => {
-        "test al, 4
-         jnz 90f
-         or eax, 7
-         cmp ax, [r15 + {gdtr} + {limit}]
-         ja 90f
-         sub eax, 7
-         add eax, [r15 + {gdtr} + {base}]"
-    };
-}
-
-/// R10 holds new flags: IOPL and IF to the context, status flags to where `restore` finds them.
-/// Uses R9 and R11.
-macro_rules! load_flags {
-    () => {
-        "mov r9d, [r15 + {rest}]
-         and r9d, ~{IOPL}
-         mov r11d, r10d
-         and r11d, {IOPL}
-         or r9d, r11d
-         mov [r15 + {rest}], r9d
-         mov r9d, r10d
-         shr r9d, 9
-         and r9d, 1
-         mov [r15 + {interrupt_flag}], r9b
-         mov r9d, r10d
-         shl r9d, 8
-         shr r10d, 11
-         and r10d, 1
-         movzx r9d, r9w
-         or r9d, r10d
-         mov [r15 + {flags}], r9w"
-    };
-}
-
 /// The shortcuts. Never called: see [`super::code`].
 ///
 /// # Safety
@@ -86,7 +29,8 @@ macro_rules! load_flags {
 pub(super) unsafe extern "sysv64" fn shortcuts() {
     naked_asm!(
         "2:",
-        ".long 20f - 2b, 30f - 2b, 40f - 2b, 45f - 2b, 50f - 2b, 60f - 2b, 70f - 2b, 99f - 2b",
+        ".long 20f - 2b, 30f - 2b, 40f - 2b, 45f - 2b, 50f - 2b, 60f - 2b, 70f - 2b",
+        ".long 72f - 2b, 74f - 2b, 76f - 2b, 99f - 2b",
         //
         // Segment load at CPL 0: DS and ES with a flat segment, FS and GS with any base.
         "20:",
@@ -312,34 +256,10 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         "cmp eax, 0xcff300",
         "jne 90f",
         // What CPL 3 may not use would become null.
-        "mov eax, [r15 + {segs} + 16 * 0 + {rights}]",
-        "not eax",
-        "test eax, 0x60",
-        "jz 52f",
-        "test eax, 0x10000",
-        "jnz 90f",
-        "52:",
-        "mov eax, [r15 + {segs} + 16 * 3 + {rights}]",
-        "not eax",
-        "test eax, 0x60",
-        "jz 53f",
-        "test eax, 0x10000",
-        "jnz 90f",
-        "53:",
-        "mov eax, [r15 + {segs} + 16 * 4 + {rights}]",
-        "not eax",
-        "test eax, 0x60",
-        "jz 54f",
-        "test eax, 0x10000",
-        "jnz 90f",
-        "54:",
-        "mov eax, [r15 + {segs} + 16 * 5 + {rights}]",
-        "not eax",
-        "test eax, 0x60",
-        "jz 56f",
-        "test eax, 0x10000",
-        "jnz 90f",
-        "56:",
+        keeps_segment!(0),
+        keeps_segment!(3),
+        keeps_segment!(4),
+        keeps_segment!(5),
         "mov eax, [r12 + 12]",
         "mov [r15 + {cs} + {selector}], r9w",
         "mov [r15 + {ss} + {selector}], r11w",
@@ -474,6 +394,65 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         restore!(),
         "ret",
         //
+        // Far CALL, JMP and RET of real mode.
+        "72:",
+        "mov [r15 + {site}], r9",
+        save!(),
+        find_paragraph!(),
+        "add r10d, r12d",
+        load_paragraph!(),
+        "mov r10, [r9 + {to_paragraph_table}]",
+        "jmp 83f",
+        //
+        // IRET of real mode.
+        "74:",
+        "mov [r15 + {site}], r9",
+        save!(),
+        "cmp dword ptr [r15 + {iret}], 0",
+        "je 90f",
+        "mov r10d, [r15 + {scratch}]",
+        "mov eax, r10d",
+        "xor eax, [r15 + {rest}]",
+        "test eax, {TF} + {NT}",
+        "jnz 90f",
+        "test r10d, {DF}",
+        "jnz 90f",
+        "cmp dword ptr [r15 + {direction}], 1",
+        "jne 90f",
+        "test r10d, {IF}",
+        "jz 75f",
+        "cmp dword ptr [r15 + {pending}], 0",
+        "jne 90f",
+        "75:",
+        find_paragraph!(),
+        "lea r10d, [r12 + 6]",
+        load_paragraph!(),
+        "mov rax, [r9 + {to_paragraph_table}]",
+        "mov r10d, [r15 + {scratch}]",
+        load_flags!(),
+        "mov r10, rax",
+        "jmp 83f",
+        //
+        // INT n of real mode.
+        "76:",
+        "mov [r15 + {site}], r9",
+        save!(),
+        "lea eax, [r8 * 4 + 3]",
+        "cmp ax, [r15 + {idtr} + {limit}]",
+        "ja 90f",
+        "sub eax, 3",
+        "add eax, [r15 + {idtr} + {base}]",
+        "mov r11d, [r14 + rax]",
+        "movzx r8d, r11w",
+        "shr r11d, 16",
+        find_paragraph!(),
+        "lea r10d, [r12 - 6]",
+        load_paragraph!(),
+        "mov byte ptr [r15 + {interrupt_flag}], 0",
+        "and dword ptr [r15 + {rest}], ~{AC}",
+        "mov r10, [r9 + {to_paragraph_table}]",
+        "jmp 83f",
+        //
         // The other side: EIP in R8, ESP in RAX, R11 points at its `Destination`.
         "80:",
         "mov r9, r14",
@@ -500,6 +479,8 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         "add r13, r14",
         "inc qword ptr [r15 + {count}]",
         "mov r10, [r11 + {to_jump_table}]",
+        // On with the jump table in R10.
+        "83:",
         "mov r9, r10",
         "cmp dword ptr [r15 + {pending}], 0",
         "cmovne r9, [r15 + {empty_table}]",
@@ -543,6 +524,10 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         sysenter = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, sysenter),
         crossed = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, crossed),
         scratch = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, scratch),
+        far = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, far),
+        paragraphs = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, paragraphs),
+        LAST_PARAGRAPH = const PARAGRAPHS - 1,
+        to_paragraph_table = const offset_of!(Paragraph, jump_table),
         to_jump_table = const offset_of!(Destination, jump_table),
         to_store_table = const offset_of!(Destination, store_table),
         segs = const segment(0),
@@ -579,6 +564,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         CODE = const CODE_OFFSET,
         ROW = const VALUES * 8,
         UNUSABLE = const crate::runtime::engine::UNUSABLE_BASE,
+        CS = const seg::CS,
         FS = const seg::FS,
         GS = const seg::GS,
         KEPT = const KEPT,
@@ -586,6 +572,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         IOPL = const eflags::IOPL,
         IF = const eflags::IF,
         DF = const eflags::DF,
+        TF = const eflags::TF,
         NT = const eflags::NT,
         ZF = const eflags::ZF,
         AC = const eflags::AC,
