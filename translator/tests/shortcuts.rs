@@ -523,6 +523,34 @@ fn a_round_trip_costs_no_callout() {
     assert!(stats.crossings > 19_900, "{}", stats.crossings);
 }
 
+/// A guest that does nothing but change its privilege: neither half of the loop jumps backwards.
+#[test]
+fn a_kick_ends_a_loop_of_crossings() {
+    let mut machine = machine();
+    // sub dword [esp], 2; iretd
+    write(&mut machine.mmu, 0x1_1000, &[0x83, 0x2C, 0x24, 2, 0xCF]);
+    write(&mut machine.mmu, USER, &[0xCD, 0x80]);
+    let gate = 0x1000u64 | 8 << 16 | 0xEE << 40 | 1 << 48;
+    write(&mut machine.mmu, IDT + 0x80 * 8, &gate.to_le_bytes());
+    write(&mut machine.mmu, TSS + 4, &KERNEL_STACK.to_le_bytes());
+    write(&mut machine.mmu, TSS + 8, &[0x10, 0]);
+    let cpu = machine.vcpu.state_mut();
+    plain(Piece::Int, cpu);
+    cpu.eip = USER;
+    cpu.gpr[reg::ESP] = USER_STACK + 0x800;
+    machine.vcpu.sync_paging(&mut machine.mmu);
+    for _ in 0..50 {
+        let kicker = machine.vcpu.kicker();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            kicker.kick();
+        });
+        assert_eq!(machine.run(), Exit::Kicked);
+        other.join().unwrap();
+    }
+    assert!(machine.vcpu.stats().crossings > 1000);
+}
+
 #[test]
 fn a_model_without_sysenter_has_none() {
     let model: CpuModel = "pentium".parse().unwrap();
