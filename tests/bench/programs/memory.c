@@ -6,6 +6,10 @@ enum { BLOCK = 16384, LINES = 128 };
 
 static uint8_t from[BLOCK + 64], to[BLOCK + 64];
 
+// libc's functions, and not what the compiler makes of small blocks of known size.
+static void *(*volatile const copy_block)(void *, const void *, size_t) = memcpy;
+static void *(*volatile const set_block)(void *, int, size_t) = memset;
+
 static void fill(void) {
     uint32_t seed = 11;
     for (int i = 0; i < BLOCK; i++)
@@ -24,11 +28,11 @@ static uint32_t checked(void) {
 static uint32_t copies(long count) {
     fill();
     for (long i = 0; i < count; i += 48) {
-        memcpy(to, from + (i & 15), BLOCK);
+        copy_block(to, from + (i & 15), BLOCK);
         for (int at = 0; at < BLOCK; at += 1024)
-            memcpy(to + at, from + at, 1024);
+            copy_block(to + at, from + at, 1024);
         for (int at = 0; at < BLOCK; at += 64)
-            memcpy(to + at, from + (at ^ 64), 64);
+            copy_block(to + at, from + (at ^ 64), 64);
         __asm__ volatile("" ::: "memory");
     }
     return checked();
@@ -37,11 +41,11 @@ static uint32_t copies(long count) {
 static uint32_t sets(long count) {
     fill();
     for (long i = 0; i < count; i += 48) {
-        memset(to, i, BLOCK);
+        set_block(to, i, BLOCK);
         for (int at = 0; at < BLOCK; at += 1024)
-            memset(to + at, at >> 10, 1024);
+            set_block(to + at, at >> 10, 1024);
         for (int at = 0; at < BLOCK; at += 64)
-            memset(to + at, at >> 6, 64);
+            set_block(to + at, at >> 6, 64);
         __asm__ volatile("" ::: "memory");
     }
     return checked();

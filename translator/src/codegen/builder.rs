@@ -3,6 +3,7 @@
 use super::asm::{Asm, Mem, Reg, host};
 use super::features::{DECODER_OPTIONS, is_undefined_start, needs_osfxsr, strip_prefixes};
 use super::length::exceeds_limit;
+use super::loops::Loops;
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
 use crate::state::reg;
@@ -63,6 +64,8 @@ pub(crate) struct Translation<'a> {
     pub(crate) stubs: &'a Stubs,
     /// Count the instructions that are executed.
     pub(crate) count: bool,
+    /// Loops may stay in the unit: nobody wants to see each of its instructions.
+    pub(crate) loops: bool,
 }
 
 /// Code that goes on at `target` through the jump table; links to instructions that cross a page
@@ -156,6 +159,7 @@ pub(super) struct Builder<'a> {
     pub(super) fpu_ready: bool,
     /// The previous instruction was an inline STI: look for interrupts after this one.
     pub(super) after_sti: bool,
+    pub(super) loops: Loops,
 }
 
 /// Translates one unit.
@@ -176,6 +180,7 @@ pub(crate) fn build(
         hint: AccessHint::None,
         fpu_ready: false,
         after_sti: false,
+        loops: Loops::default(),
     };
     builder.run()
 }
@@ -227,6 +232,7 @@ impl Builder<'_> {
                 self.source.hint(offset)
             };
             let was_after_sti = self.after_sti;
+            self.begin_instruction(&insn);
             let start = self.asm.offset();
             let after = match self.emit(&insn) {
                 Ok(after) => after,
@@ -307,7 +313,7 @@ impl Builder<'_> {
     }
 
     /// The code from an offset in the page on, as far as it is given.
-    fn code_at(&self, offset: u32) -> &[u8] {
+    pub(super) fn code_at(&self, offset: u32) -> &[u8] {
         let start = offset.wrapping_sub(self.t.page_offset) as usize;
         self.t.code.get(start..).unwrap_or_default()
     }
@@ -353,6 +359,7 @@ impl Builder<'_> {
             return Ok(after);
         }
         if let Some(after) = self.emit_system(insn)? {
+            self.loop_barrier();
             return Ok(after);
         }
         if insn.is_string_instruction() {
@@ -384,6 +391,7 @@ impl Builder<'_> {
     /// Carries out the whole instruction in Rust; the unit may go on behind it.
     pub(super) fn callout(&mut self, kind: CalloutKind) -> After {
         let stub = self.t.stubs.callout;
+        self.loop_barrier();
         self.asm.call(stub);
         self.site(SiteKind::Callout(kind));
         After::Continue
@@ -402,7 +410,9 @@ impl Builder<'_> {
             self.step_end(Some(target));
             return;
         }
-        if self.in_this_page(target) && !self.after_sti {
+        if let Some(address) = self.loop_target(target) {
+            self.asm.jmp(address);
+        } else if self.in_this_page(target) && !self.after_sti {
             self.count(self.instructions.len());
             let here = self.asm.address() + 5;
             let patch = self.asm.jmp(here);
@@ -450,30 +460,32 @@ impl Builder<'_> {
 
     /// A conditional jump out of the main line to `target`.
     pub(super) fn exit_if(&mut self, condition: u8, target: u32) {
+        if let Some(address) = self.loop_target(target) {
+            self.asm.jcc(condition, address);
+            return;
+        }
         let patch = self.asm.jcc(condition, 0);
         self.add_exit(patch, target);
     }
 
+    /// A jump out of the main line to `target`, in all cases.
+    pub(super) fn exit_always(&mut self, target: u32) {
+        if let Some(address) = self.loop_target(target) {
+            self.asm.jmp(address);
+            return;
+        }
+        let patch = self.asm.jmp(0);
+        self.add_exit(patch, target);
+    }
+
     /// A jump out of the main line to `target`, whose rel32 is at `patch`.
-    pub(super) fn add_exit(&mut self, patch: usize, target: u32) {
+    fn add_exit(&mut self, patch: usize, target: u32) {
         let instruction = self.instructions.len() - 1;
         self.exits.push(Exit {
             patch,
             target,
             instruction,
         });
-    }
-
-    /// Looks for a kick in front of a jump backwards.
-    pub(super) fn poll_if_backward(&mut self, target: u32) {
-        let ip = self
-            .instructions
-            .last()
-            .map_or(self.t.eip, |i| i.guest.ip32());
-        if target <= ip && !self.t.mode.is_single() {
-            self.asm.load64(host::R8, layout::poll());
-            self.asm.load32(host::R8, Mem::base(host::R8, 0));
-        }
     }
 
     /// Adds `executed` to the counter of instructions, where they are counted. Uses R9.

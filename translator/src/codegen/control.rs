@@ -138,10 +138,7 @@ impl Builder<'_> {
             match insn.mnemonic() {
                 Mnemonic::Loope => self.exit_if(0x4, target),
                 Mnemonic::Loopne => self.exit_if(0x5, target),
-                _ => {
-                    let patch = self.asm.jmp(0);
-                    self.add_exit(patch, target);
-                }
+                _ => self.exit_always(target),
             }
         }
         if short || !is_loop {
@@ -151,8 +148,7 @@ impl Builder<'_> {
         fixups.push((zero_at, self.asm.offset()));
         restore(self);
         if !is_loop {
-            let patch = self.asm.jmp(0);
-            self.add_exit(patch, target);
+            self.exit_always(target);
         }
         if let Some(over) = over {
             fixups.push((over, self.asm.offset()));
@@ -218,15 +214,23 @@ impl Builder<'_> {
         if self.indirect_needs_check(size) {
             return self.callout_end(CalloutKind::CodeLimit);
         }
+        // A 16-bit stack pointer moves through R8.
+        let target = if self.t.mode.stack32() {
+            host::R8
+        } else {
+            host::R11
+        };
         let slot = self.slot(0, size, Use::Read);
-        self.asm.load(size, host::R11, slot.mem);
+        self.asm.load(size, target, slot.mem);
         let extra = if insn.op_count() > 0 {
             i32::from(insn.immediate16())
         } else {
             0
         };
         self.move_stack(size as i32 + extra);
-        self.asm.mov32(host::R8, host::R11);
+        if target != host::R8 {
+            self.asm.mov32(host::R8, target);
+        }
         self.jump_through_table();
         After::End
     }

@@ -51,6 +51,7 @@ impl Builder<'_> {
         self.asm.call_mem(layout::fpu_ensure());
         self.site(SiteKind::FpuEnsure);
         self.fpu_ready = true;
+        self.note_fpu_check();
     }
 
     /// FSTENV, FSAVE and FXSAVE store where the last x87 instruction was and what it accessed: host

@@ -10,6 +10,7 @@ mod identity;
 pub(crate) mod inventory;
 pub(crate) mod layout;
 mod length;
+mod loops;
 mod memory;
 pub(crate) mod mode;
 mod paragraph;

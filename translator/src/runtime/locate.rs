@@ -330,6 +330,7 @@ impl Engine {
                 origin,
                 stubs: &self.cache.stubs,
                 count: self.count,
+                loops: !self.count && !self.logging,
             };
             let source = PageSource {
                 units: &self.units,
