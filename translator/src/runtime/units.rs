@@ -195,6 +195,15 @@ impl RecentSites {
             *slot = (address, index, place);
         }
     }
+
+    /// The host code at `address` is no more.
+    fn forget(&mut self, address: u64) {
+        if let Some(slot) = self.0.get_mut(Self::slot(address))
+            && slot.0 == address
+        {
+            *slot = (0, 0, 0);
+        }
+    }
 }
 
 impl Default for RecentSites {
@@ -369,6 +378,9 @@ impl Units {
         let unit = self.units.pop()?;
         self.bytes -= unit.bytes();
         self.hosts.pop();
+        for site in &unit.sites {
+            self.recent_sites.forget(unit.host + u64::from(site.host));
+        }
         for gfn in [Some(unit.key.gpa >> 12), unit.second_page]
             .into_iter()
             .flatten()

@@ -206,6 +206,9 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         save!(),
         "cmp dword ptr [r15 + {iret}], 0",
         "je 90f",
+        // A return to another task reads no stack.
+        "test dword ptr [r15 + {rest}], {NT}",
+        "jnz 90f",
         "mov r8d, [r12]",
         "movzx r9d, word ptr [r12 + 4]",
         "mov r10d, [r12 + 8]",
