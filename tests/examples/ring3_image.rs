@@ -2,7 +2,7 @@
 //! `equivalence` reports:
 //!
 //! ```text
-//! cargo run --release -p ringshift-tests --example ring3_image -- SEED FIRST COUNT ordinary|hostile FILE [events|memory]
+//! cargo run --release -p ringshift-tests --example ring3_image -- SEED FIRST COUNT ordinary|hostile|process FILE [events|memory]
 //! ringshift run --kernel FILE --memory 64M --policy translate
 //! ```
 //!
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use ringshift_tests::ring3::{self, Character, Detail};
 
-const USAGE: &str = "SEED FIRST COUNT ordinary|hostile FILE [events|memory]";
+const USAGE: &str = "SEED FIRST COUNT ordinary|hostile|process FILE [events|memory]";
 
 fn run(args: &[String]) -> Result<(), String> {
     let [seed, first, count, character, file, rest @ ..] = args else {
@@ -27,6 +27,7 @@ fn run(args: &[String]) -> Result<(), String> {
     let character = match character.as_str() {
         "ordinary" => Character::Ordinary,
         "hostile" => Character::Hostile,
+        "process" => Character::Process,
         _ => return Err(USAGE.to_owned()),
     };
     let detail = match rest.first().map(String::as_str) {

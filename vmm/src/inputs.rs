@@ -210,10 +210,17 @@ impl TableCopy {
     }
 }
 
-/// `lar` or `lsl` at ring 3 gives an answer that long mode does not give: 16-bit TSSs, the 16-bit
-/// call gate and the task gate, with DPL 3 (Intel SDM vol. 2A, LAR and LSL, tables 3-53 and 3-56).
+/// `lar` or `lsl` at ring 3 gives an answer that direct execution does not give: 16-bit TSSs, the 16-bit
+/// call gate and the task gate, with DPL 3 (Intel SDM vol. 2A, LAR and LSL, tables 3-53 and 3-56); code
+/// with L, which the shadow table does not have.
 fn looks_different_in_long_mode(raw: u64) -> bool {
+    const LONG: u64 = 1 << 53;
     let rights = Rights::from_bits_retain((raw >> 40) as u32 & 0xFF);
+    let code = rights.contains(Rights::S | Rights::CODE);
+    let seen = rights.dpl() == 3 || rights.contains(Rights::DOWN_CONFORMING);
+    if code && seen && raw & LONG != 0 {
+        return true;
+    }
     const TSS_16: u8 = 1;
     const TSS_16_BUSY: u8 = 3;
     const CALL_GATE_16: u8 = 4;
@@ -337,5 +344,9 @@ mod tests {
             assert!(!of(segment_type, 0, 0), "ring 3 gets no answer");
             assert!(!of(segment_type, 3, 1), "no system descriptor");
         }
+        const LONG: u64 = 1 << 53;
+        assert!(looks_different_in_long_mode(USER_CODE | LONG));
+        assert!(!looks_different_in_long_mode(USER_DATA | LONG));
+        assert!(!looks_different_in_long_mode(KERNEL_CODE | LONG));
     }
 }

@@ -4,8 +4,8 @@
 //! thread-local storage: code under test runs with its own FS.
 #![allow(unsafe_code)] // builds an address space and edits signal frames
 
-use super::stage::{self, Access, Kind};
-use super::{MachineState, Outcome, Trap};
+use super::stage::Kind;
+use super::{MachineState, Outcome, Scene, Trap};
 use std::arch::asm;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,13 +45,14 @@ pub(super) struct Control {
 const LOW_MEMORY: u32 = 0x1_0000;
 
 /// Steps of the set-up, for messages.
-pub(super) const STEPS: [&str; 6] = [
+pub(super) const STEPS: [&str; 7] = [
     "",
     "mmap",
     "modify_ldt",
     "sigaltstack",
     "sigaction",
     "sigprocmask",
+    "seccomp",
 ];
 
 /// The kernel's `struct user_desc`.
@@ -73,18 +74,21 @@ const FX_REGISTERS: usize = 416;
 /// The flags that `sigreturn` leaves as they are and a case could have set: NT, AC, ID.
 const STICKY_FLAGS: u64 = 1 << 14 | 1 << 18 | 1 << 21;
 
+/// The flag with which code finds out that there is CPUID.
+const ID: u32 = 1 << 21;
+
 /// Runs the child; returns only by ending the process.
 ///
-/// `control` is the shared block, `stage_fd` the file behind the regions, whose image starts at
-/// `stage_offset`.
+/// `control` is the shared block, `image_fd` the file behind the mappings, whose image starts at
+/// [`CONTROL_BYTES`].
 ///
 /// # Safety
 /// Call in a fresh child of `fork` only. `control` must point to [`CONTROL_BYTES`] of shared memory.
-pub(super) unsafe fn main(control: *mut Control, stage_fd: i32, stage_offset: i64) -> ! {
+pub(super) unsafe fn main(control: *mut Control, image_fd: i32, scene: &Scene) -> ! {
     // SAFETY: `control` is valid as the caller promises, and the parent only reads `error` after
     // `phase` has become FAILED.
     unsafe {
-        let step = set_up(control, stage_fd, stage_offset);
+        let step = set_up(control, image_fd, scene);
         if step == 0 {
             // Enters the handler, which stays.
             asm!("int3");
@@ -97,39 +101,39 @@ pub(super) unsafe fn main(control: *mut Control, stage_fd: i32, stage_offset: i6
 }
 
 /// Maps the stage, fills the LDT and installs the handler. Returns the step that failed, or 0.
-unsafe fn set_up(control: *mut Control, stage_fd: i32, stage_offset: i64) -> i32 {
+unsafe fn set_up(control: *mut Control, image_fd: i32, scene: &Scene) -> i32 {
     // SAFETY: plain system calls with arguments that live long enough; the mappings are below 4 GiB,
     // where a position-independent process has none (MAP_FIXED_NOREPLACE fails otherwise).
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        let mut offset = stage_offset;
-        for region in &stage::REGIONS {
-            let protection = match region.access {
-                Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
-                Access::ReadOnly => libc::PROT_READ,
-                Access::Code => libc::PROT_READ | libc::PROT_EXEC,
-            };
-            let wanted = region.base as usize as *mut c_void;
+        for mapping in &scene.mappings {
+            let mut protection = libc::PROT_READ;
+            if mapping.writable {
+                protection |= libc::PROT_WRITE;
+            }
+            if mapping.executable {
+                protection |= libc::PROT_EXEC;
+            }
+            let wanted = mapping.base as usize as *mut c_void;
             let got = libc::mmap(
                 wanted,
-                region.len() as usize,
+                mapping.len as usize,
                 protection,
                 // Populated, so that a write to a read-only page finds it present.
                 libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE | libc::MAP_POPULATE,
-                stage_fd,
-                offset,
+                image_fd,
+                CONTROL_BYTES as i64 + i64::from(mapping.offset),
             );
-            offset += i64::from(region.len());
             if got == wanted {
                 continue;
             }
             let denied = *libc::__errno_location() == libc::EPERM;
-            if !denied || region.base >= LOW_MEMORY {
+            if !denied || mapping.base >= LOW_MEMORY {
                 return 1;
             }
             (*control).lowest.store(LOW_MEMORY, Ordering::Release);
         }
-        for (entry_number, entry) in (0u32..).zip(&stage::LDT) {
+        for (entry_number, entry) in (0u32..).zip(scene.ldt) {
             let (contents, read_exec_only) = match entry.kind {
                 Kind::Data => (0, 0),
                 Kind::DataReadOnly => (0, 1),
@@ -165,6 +169,7 @@ unsafe fn set_up(control: *mut Control, stage_fd: i32, stage_offset: i64) -> i32
         action.sa_sigaction = handler as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         for signal in [
+            libc::SIGSYS,
             libc::SIGTRAP,
             libc::SIGSEGV,
             libc::SIGILL,
@@ -179,12 +184,53 @@ unsafe fn set_up(control: *mut Control, stage_fd: i32, stage_offset: i64) -> i32
         if libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) != 0 {
             return 5;
         }
+        if scene.trap_system_calls && !trap_system_calls() {
+            return 6;
+        }
         0
     }
 }
 
+/// Has 32-bit system calls raise SIGSYS.
+unsafe fn trap_system_calls() -> bool {
+    /// `AUDIT_ARCH_I386`.
+    const I386: u32 = 0x4000_0003;
+    /// Offset of `arch` in `struct seccomp_data`.
+    const ARCHITECTURE: u32 = 4;
+    let step = |code, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        step(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            0,
+            0,
+            ARCHITECTURE,
+        ),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, I386),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_TRAP),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: plain system calls; the program outlives them.
+    unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) == 0
+    }
+}
+
 /// Records the case that just ended, waits for the next one and makes the signal return enter it.
-unsafe extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context: *mut c_void) {
+unsafe extern "C" fn handler(signal: i32, _info: *mut libc::siginfo_t, context: *mut c_void) {
     let context: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel passes a valid context with a floating-point area, on the alternate stack
     // whose bottom is the control block. The parent does not touch `start` and `outcome` while the
@@ -195,7 +241,7 @@ unsafe extern "C" fn handler(_signal: i32, _info: *mut libc::siginfo_t, context:
         let control: *mut Control = (*context).uc_stack.ss_sp.cast();
         let shared = &(*control).phase;
         if shared.load(Ordering::Acquire) == phase::RUN {
-            record(context, &raw mut (*control).outcome);
+            record(signal, context, &raw mut (*control).outcome);
         }
         shared.store(phase::IDLE, Ordering::Release);
         futex(shared, libc::FUTEX_WAKE, 1);
@@ -223,7 +269,7 @@ const GPRS: [i32; 8] = [
 ];
 
 /// Copies the registers of the interrupted code out of the signal context.
-unsafe fn record(context: *mut libc::ucontext_t, outcome: *mut Outcome) {
+unsafe fn record(signal: i32, context: *mut libc::ucontext_t, outcome: *mut Outcome) {
     // SAFETY: as `handler`; selectors are read and nothing is loaded.
     unsafe {
         let machine = &(*context).uc_mcontext;
@@ -244,7 +290,11 @@ unsafe fn record(context: *mut libc::ucontext_t, outcome: *mut Outcome) {
             state.fx.as_mut_ptr(),
             FX_REGISTERS,
         );
-        let vector = machine.gregs[libc::REG_TRAPNO as usize] as u32;
+        let vector = if signal == libc::SIGSYS {
+            Trap::SYSTEM_CALL
+        } else {
+            machine.gregs[libc::REG_TRAPNO as usize] as u32
+        };
         let page_fault = vector == Trap::PAGE_FAULT;
         (*outcome).trap = Trap {
             vector,
@@ -281,6 +331,10 @@ unsafe fn load(context: *mut libc::ucontext_t, start: *const MachineState) {
         std::ptr::copy_nonoverlapping(start.fx.as_ptr(), fpu, FX_REGISTERS);
         let present = fpu.add(XSTATE_BV).cast::<u64>();
         present.write_unaligned(present.read_unaligned() | XSTATE_LEGACY);
+        // `sigreturn` leaves ID as it is now.
+        if start.eflags & ID != 0 {
+            asm!("pushfq", "or qword ptr [rsp], {mask}", "popfq", mask = const ID);
+        }
         asm!("mov es, {0:x}", "mov ds, {1:x}", "mov fs, {2:x}", "mov gs, {3:x}",
              in(reg) es, in(reg) ds, in(reg) fs, in(reg) gs,
              options(nostack, preserves_flags));

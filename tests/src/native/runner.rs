@@ -3,7 +3,7 @@
 
 use super::child::{self, CONTROL_BYTES, Control, futex, phase};
 use super::stage;
-use super::{MachineState, Outcome};
+use super::{MachineState, Outcome, Scene};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -47,21 +47,36 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs cases on the host processor.
 #[derive(Debug)]
 pub struct NativeRunner {
+    scene: Scene,
     file: OwnedFd,
     base: NonNull<c_void>,
     child: Option<Pid>,
 }
 
 impl NativeRunner {
-    /// Shares memory with a child and starts it. The stage is all zero but for the code regions,
-    /// which hold INT3.
+    /// A child on the stage, which is all zero but for the code regions: these hold INT3.
+    ///
+    /// # Errors
+    /// As [`NativeRunner::with`].
+    pub fn new() -> Result<Self, NativeError> {
+        let mut runner = Self::with(Scene::stage())?;
+        for (index, region) in stage::REGIONS.iter().enumerate() {
+            if region.access == stage::Access::Code {
+                let start = stage::image_offset(index);
+                runner.image_mut()[start..start + region.len() as usize].fill(0xCC);
+            }
+        }
+        Ok(runner)
+    }
+
+    /// Shares memory, all zero, with a child and starts it.
     ///
     /// # Errors
     /// [`NativeError::Host`] where the host does not allow what is needed, such as `modify_ldt`.
-    pub fn new() -> Result<Self, NativeError> {
+    pub fn with(scene: Scene) -> Result<Self, NativeError> {
         let file =
             memfd_create("native-stage", MFdFlags::MFD_CLOEXEC).map_err(host("memfd_create"))?;
-        let len = CONTROL_BYTES + stage::image_len();
+        let len = CONTROL_BYTES + scene.image_len;
         ftruncate(&file, len as i64).map_err(host("ftruncate"))?;
         let Some(size) = NonZeroUsize::new(len) else {
             return Err(host("size of the stage")(Errno::EINVAL));
@@ -79,16 +94,11 @@ impl NativeRunner {
         }
         .map_err(host("mmap"))?;
         let mut runner = NativeRunner {
+            scene,
             file,
             base,
             child: None,
         };
-        for (index, region) in stage::REGIONS.iter().enumerate() {
-            if region.access == stage::Access::Code {
-                let start = stage::image_offset(index);
-                runner.image_mut()[start..start + region.len() as usize].fill(0xCC);
-            }
-        }
         runner.start()?;
         Ok(runner)
     }
@@ -100,22 +110,23 @@ impl NativeRunner {
         unsafe { (*self.control()).lowest.load(Ordering::Acquire) }
     }
 
-    /// The bytes of all regions, one after another as [`stage::image_offset`] places them.
+    /// The bytes of the image. On the stage it holds all regions, one after another as
+    /// [`stage::image_offset`] places them.
     pub fn image(&self) -> &[u8] {
         // SAFETY: the mapping is valid as long as `self`; the child writes it only during `run`,
         // which borrows `self` exclusively.
         unsafe {
             let start = self.base.as_ptr().cast::<u8>().add(CONTROL_BYTES);
-            std::slice::from_raw_parts(start, stage::image_len())
+            std::slice::from_raw_parts(start, self.scene.image_len)
         }
     }
 
-    /// The bytes of all regions, to change them.
+    /// The bytes of the image, to change them.
     pub fn image_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `image`.
         unsafe {
             let start = self.base.as_ptr().cast::<u8>().add(CONTROL_BYTES);
-            std::slice::from_raw_parts_mut(start, stage::image_len())
+            std::slice::from_raw_parts_mut(start, self.scene.image_len)
         }
     }
 
@@ -158,7 +169,7 @@ impl NativeRunner {
         match unsafe { fork() }.map_err(host("fork"))? {
             ForkResult::Child => {
                 // SAFETY: this is the fresh child; the block has the promised size.
-                unsafe { child::main(control, self.file.as_raw_fd(), CONTROL_BYTES as i64) }
+                unsafe { child::main(control, self.file.as_raw_fd(), &self.scene) }
             }
             ForkResult::Parent { child } => self.child = Some(child),
         }
@@ -230,7 +241,7 @@ impl Drop for NativeRunner {
     fn drop(&mut self) {
         self.stop();
         // SAFETY: nobody holds a reference into the mapping any more.
-        let _ = unsafe { munmap(self.base, CONTROL_BYTES + stage::image_len()) };
+        let _ = unsafe { munmap(self.base, CONTROL_BYTES + self.scene.image_len) };
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Trap {
 impl Trap {
     /// Vector of the page fault.
     pub const PAGE_FAULT: u32 = 14;
+    /// What a trapped system call counts as.
+    pub const SYSTEM_CALL: u32 = 0x80;
     /// Vector of INT3.
     pub const BREAKPOINT: u32 = 3;
 

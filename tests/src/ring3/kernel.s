@@ -91,10 +91,9 @@ next_program:
     mov dword ptr [BUDGET], MOST_EVENTS
     mov dword ptr [LAST_SLOT], USER_CODE
     # The parameters are the last 48 bytes of the program's page: registers, EFLAGS.
-    fninit
-    mov dword ptr [SCRATCH], 0x1F80
-    ldmxcsr [SCRATCH]
-    mov eax, USER_TLS
+    clts
+    fxrstor [INITIAL_FPU]
+    mov eax, [USER_FS]
     mov fs, eax
     mov eax, USER_LDT_DATA
     mov gs, eax
@@ -235,9 +234,13 @@ wild:
     cmp eax, 16
     jne 4f
     fnclex
-4:  # Segments that cannot be used would fault in every slot from here on.
+4:  # Segments that cannot be used would fault in every slot from here on; and where the host's KVM
+    # does not check limits, a segment that has one would keep the program in translation.
     mov dword ptr [esp + F_DS], USER_DATA
     mov dword ptr [esp + F_ES], USER_DATA
+    mov ecx, [USER_FS]
+    mov [esp + F_FS], ecx
+    mov dword ptr [esp + F_GS], USER_LDT_DATA
 plain_return:
     .byte 0x0F, 0xA9, 0x0F, 0xA1, 0x07, 0x1F # pop gs fs es ds
     popad
@@ -259,13 +262,15 @@ page_fault:
     jne recover
     test byte ptr [esp + F_ERROR], 1
     jnz recover
+    cmp dword ptr [MAPS_LAZY_PAGE], 0
+    je recover
     or dword ptr [LAZY_ENTRY], 1
     jmp plain_return
 
 # System call 82h: the kernel changes what the program's memory and segments are, as a kernel may.
 change_tables:
     mov ecx, [esp + F_EAX]
-    and ecx, 7
+    and ecx, 15
     cmp ecx, 0
     jne 1f
     and dword ptr [LAZY_ENTRY], 0xFFFFFFFE
@@ -296,9 +301,15 @@ change_tables:
     or eax, 8
     mov cr0, eax
     jmp plain_return
-7:  mov eax, cr0
+7:  cmp ecx, 7
+    jne 8f
+    mov eax, cr0
     and eax, 0xFFFFFFF7
     mov cr0, eax
+    jmp plain_return
+8:  cmp ecx, 8
+    jne plain_return
+    xor dword ptr [LONG_RIGHTS], LONG_BITS # a code segment with L comes and goes
     jmp plain_return
 flush:
     mov eax, cr3
@@ -328,6 +339,7 @@ end_of_program:
     mov [FPU_AREA + 12], eax
     mov [FPU_AREA + 16], eax
     mov [FPU_AREA + 20], eax
+    mov [FPU_AREA + 28], eax        # nor do the bits that MXCSR has
     mov esi, FPU_AREA
     mov ecx, 288 / 4
     call sum_of
@@ -338,17 +350,12 @@ end_of_program:
     mov [MEMORY_SUM], edx
     cmp dword ptr [VERBOSE], 2
     jb 2f
+    mov ebx, FPU_AREA
+    mov esi, FPU_AREA + 288
+    call print_memory
     mov ebx, DATA_PAGES
-1:  mov al, '@'
-    call print_character
-    mov eax, ebx
-    call print_number
-    mov eax, [ebx]
-    call print_number
-    call print_line_end
-    add ebx, 4
-    cmp ebx, DATA_PAGES + DATA_BYTES
-    jb 1b
+    mov esi, DATA_PAGES + DATA_BYTES
+    call print_memory
 2:
     mov eax, [PROGRAM]
     call print_number
@@ -422,6 +429,20 @@ print_event:
     mov eax, cr2
     call print_number
     call print_line_end
+    ret
+
+# What is from EBX to ESI, a line for four bytes.
+print_memory:
+    mov al, '@'
+    call print_character
+    mov eax, ebx
+    call print_number
+    mov eax, [ebx]
+    call print_number
+    call print_line_end
+    add ebx, 4
+    cmp ebx, esi
+    jb print_memory
     ret
 
 print_line_end:

@@ -7,24 +7,29 @@ use core::arch::global_asm;
 use devices::pm::spec::{PM1_CNT, Pm1Cnt, SLP_TYP_S5};
 
 use crate::bzimage::{self, LOAD_ADDRESS};
+use crate::native::{Mapping, Scene};
+
+use super::descriptors::{LDT, LONG_BITS, LONG_CODE, gate, gdt};
+use super::program::{Character, Page};
 
 // Guest-physical addresses. The kernel sees the first 4 MiB at the same linear ones.
 const IDT: u32 = 0x10_3000;
-const TSS: u32 = 0x10_3800;
+pub(super) const TSS: u32 = 0x10_3800;
 const INITIAL_TABLES: u32 = 0x10_6000;
 const VARIABLES: u32 = 0x10_A000;
 const POINTERS: u32 = VARIABLES + 0x100;
 const FPU_AREA: u32 = VARIABLES + 0x200;
+const INITIAL_FPU: u32 = VARIABLES + 0x400;
 const KERNEL_STACK: u32 = 0x10_C000;
 const INITIAL_DESCRIPTORS: u32 = 0x10_C000;
-const DESCRIPTORS: u32 = 0x10_D000;
-const LDT_OFFSET: u32 = 0x400;
+pub(super) const DESCRIPTORS: u32 = 0x10_D000;
+pub(super) const LDT_OFFSET: u32 = 0x400;
 const DESCRIPTORS_BYTES: u32 = 0x800;
 const PAGE_TABLES: u32 = 0x11_0000;
 const PAGE_TABLES_BYTES: u32 = 0x4000;
 const PROGRAMS: u32 = 0x20_0000;
 const DATA_PAGES: u32 = 0x30_0000;
-const DATA_BYTES: u32 = 16 * PAGE;
+pub(super) const DATA_BYTES: u32 = 16 * PAGE;
 const CODE_PAGE: u32 = 0x31_0000;
 const INITIAL_DATA: u32 = 0x32_0000;
 const END: u32 = INITIAL_DATA + DATA_BYTES;
@@ -51,8 +56,10 @@ pub mod user {
     pub const LAZY: u32 = DATA + 0x6000;
     /// The program's page again, writable.
     pub const CODE_ALIAS: u32 = DATA + 0x7000;
-    /// ESP at the start: two pages below it, none above.
+    /// The end of the stack: two pages below it, none above.
     pub const STACK: u32 = 0x4002_2000;
+    /// ESP at the start. Some processors read more for a far return than they need in the end.
+    pub const START_ESP: u32 = STACK - 0x20;
     /// The last page below 4 GiB.
     pub const TOP: u32 = 0xFFFF_F000;
     /// The upper half of the kernel's ESP while it handles an event.
@@ -66,37 +73,94 @@ pub mod user {
 /// Selectors for programs.
 pub mod selector {
     /// Flat 32-bit code.
-    pub const CODE: u16 = 0x2B;
+    pub const CODE: u16 = 0x23;
     /// Flat data.
-    pub const DATA: u16 = 0x33;
-    /// Data with a base and a limit of a page.
-    pub const TLS: u16 = 0x3B;
-    /// 16-bit code over the program's page.
-    pub const CODE16: u16 = 0x43;
-    /// A 16-bit stack.
-    pub const STACK16: u16 = 0x4B;
-    /// Data in the local table.
+    pub const DATA: u16 = 0x2B;
+    /// Data with a base and no limit, as C libraries use it, in the global table.
+    pub const TLS: u16 = 0x63;
+    /// Data with a base and no limit in the local table.
     pub const LDT_DATA: u16 = 0x07;
-    /// Segments that can be loaded into a data segment register but not written. QEMU's processors do
-    /// not check that, so programs for them leave these out; other tests do not.
-    pub const NOT_WRITABLE: [u16; 9] = [0x28, 0x2A, CODE, 0x58, 0x5B, 0x6B, 0xA3, 0x0F, 0x17];
+    /// 16-bit code over the program's page.
+    pub const CODE16: u16 = 0x17;
+    /// Stack segment that expands down: the last page.
+    pub const STACK_DOWN: u16 = 0x27;
+    /// A 16-bit stack.
+    pub const STACK16: u16 = 0x2F;
+    /// Data that is not present.
+    pub const STACK_ABSENT: u16 = 0x57;
+    /// Segments that a data segment register can hold and that cannot be written, or not be used at
+    /// all: null, code, read-only. RPL is 3. A processor that QEMU's TCG emulates does not check that.
+    pub const NOT_WRITABLE: [u16; 8] = [0x03, CODE, 0x73, 0x83, 0xAB, 0x0F, CODE16, 0x47];
+    /// Segments with a limit. Direct execution hides them where a KVM does not check limits.
+    pub const LIMITED: [u16; 9] = [
+        0x6B, 0x83, 0xCB, CODE16, 0x1F, STACK_DOWN, STACK16, 0x37, 0x3F,
+    ];
     /// Every kind of descriptor that a program may try: those above, and the ones that fault or do
     /// something odd.
-    pub const ALL: [u16; 40] = [
-        0x00, 0x01, 0x03, 0x08, 0x0B, 0x10, 0x13, 0x18, 0x1B, 0x20, 0x23, 0x28, 0x2A, CODE, 0x30,
-        DATA, TLS, 0x38, CODE16, STACK16, 0x53, 0x58, 0x5B, 0x63, 0x6B, 0x73, 0x7B, 0x83, 0x93,
-        0x9B, 0xA3, 0x3FB, 0xFFCB, 0xFFFF, LDT_DATA, 0x0F, 0x17, 0x1F, 0x27, 0x2F,
+    pub const ALL: [u16; 46] = [
+        0x00,
+        0x01,
+        0x03,
+        0x08,
+        0x0B,
+        0x10,
+        0x13,
+        0x18,
+        0x1B,
+        0x20,
+        CODE,
+        0x22,
+        0x28,
+        DATA,
+        0x33,
+        0x3B,
+        0x43,
+        0x53,
+        TLS,
+        0x60,
+        0x6B,
+        0x73,
+        0x83,
+        0x93,
+        0x9B,
+        0xA3,
+        0xA8,
+        0xAB,
+        0xB3,
+        0xBB,
+        0xC3,
+        0xCB,
+        0x3FB,
+        0xFFCB,
+        0xFFFF,
+        LDT_DATA,
+        0x0F,
+        CODE16,
+        0x1F,
+        STACK_DOWN,
+        STACK16,
+        0x37,
+        0x3F,
+        0x47,
+        0x4F,
+        STACK_ABSENT,
     ];
+    /// The end of what Linux's global table has: what a process finds at the selectors below it is
+    /// not what is here, but for code and data.
+    pub const LINUX_GDT_END: u16 = 0x80;
+    /// The end of this table.
+    pub const GDT_END: u16 = 0xD0;
 }
 
-const SIZES: Sizes = Sizes {
+pub(super) const SIZES: Sizes = Sizes {
     tss_bitmap: 0x68,
     tss_limit: 0x68 + 0x2000,
 };
 
-struct Sizes {
+/// Of the task state segment, in bytes.
+pub(super) struct Sizes {
     tss_bitmap: u32,
-    tss_limit: u32,
+    pub(super) tss_limit: u32,
 }
 
 // PM1a control register of the chipset, and soft-off in it (`devices`, ACPI).
@@ -112,11 +176,10 @@ global_asm!(
     ".set LOAD, {load}",
     ".set KERNEL_CODE, 0x08",
     ".set KERNEL_DATA, 0x10",
-    ".set TSS_SELECTOR, 0x18",
-    ".set LDT_SELECTOR, 0x20",
+    ".set TSS_SELECTOR, 0x40",
+    ".set LDT_SELECTOR, 0x50",
     ".set USER_CODE_SELECTOR, {user_code_selector}",
     ".set USER_DATA, {user_data}",
-    ".set USER_TLS, {user_tls}",
     ".set USER_STACK16, {user_stack16}",
     ".set USER_LDT_DATA, {user_ldt_data}",
     ".set USER_CODE, {user_code}",
@@ -133,7 +196,9 @@ global_asm!(
     ".set DESCRIPTORS_BYTES, {descriptors_bytes}",
     ".set INITIAL_DESCRIPTORS, {initial_descriptors}",
     ".set LDT_DATA_BASE, {descriptors} + {ldt_offset} + 2",
-    ".set TLS_BASE, {descriptors} + 0x38 + 2",
+    ".set TLS_BASE, {descriptors} + 0x60 + 2",
+    ".set LONG_RIGHTS, {descriptors} + {long_code} + 4",
+    ".set LONG_BITS, {long_bits}",
     ".set DATA_PAGES, {data_pages}",
     ".set DATA_BYTES, {data_bytes}",
     ".set INITIAL_DATA, {initial_data}",
@@ -144,7 +209,7 @@ global_asm!(
     ".set FLIP_ENTRY, {page_tables} + 0x2000 + ({flipped} >> 12 & 0x3FF) * 4",
     ".set FLIP_BITS, ({data_pages} + 5 * 0x1000) ^ ({data_pages} + 8 * 0x1000)",
     ".set CODE_ENTRY, {page_tables} + 0x2000",
-    ".set CR0_BITS, 0x80010022", // PG, WP, NE, MP
+    ".set CR0_BITS, 0x80050022", // PG, AM, WP, NE, MP
     ".set CR4_BITS, 0x604",      // OSFXSR, OSXMMEXCPT; TSD, as no two readings are the same
     ".set MOST_EVENTS, 1000",
     ".set MOST_TICKS, 3000",
@@ -159,10 +224,15 @@ global_asm!(
     ".set FPU_SUM, {variables} + 32",
     ".set MEMORY_SUM, {variables} + 36",
     ".set TICKS, {variables} + 40",
+    ".set MAPS_LAZY_PAGE, {variables} + 44",
+    ".set USER_FS, {variables} + 48",
     ".set FPU_AREA, {fpu_area}",
+    ".set INITIAL_FPU, {initial_fpu}",
     ".set POWER_PORT, {power_port}",
     ".set POWER_OFF, {power_off}",
     // The frame of an event, in bytes from the kernel's ESP.
+    ".set F_GS, 0",
+    ".set F_FS, 4",
     ".set F_ES, 8",
     ".set F_DS, 12",
     ".set F_EAX, 44",
@@ -187,11 +257,10 @@ global_asm!(
     load = const LOAD_ADDRESS,
     user_code_selector = const selector::CODE,
     user_data = const selector::DATA,
-    user_tls = const selector::TLS,
     user_stack16 = const selector::STACK16,
     user_ldt_data = const selector::LDT_DATA,
     user_code = const user::CODE,
-    user_stack = const user::STACK,
+    user_stack = const user::START_ESP,
     slot = const user::SLOT,
     kernel_stack = const KERNEL_STACK,
     pointers = const POINTERS,
@@ -211,6 +280,9 @@ global_asm!(
     flipped = const user::FLIPPED,
     variables = const VARIABLES,
     fpu_area = const FPU_AREA,
+    initial_fpu = const INITIAL_FPU,
+    long_code = const LONG_CODE,
+    long_bits = const LONG_BITS,
     power_port = const POWER_PORT,
     power_off = const POWER_OFF,
 );
@@ -250,60 +322,6 @@ impl Image {
     fn put_u64(&mut self, address: u32, value: u64) {
         self.put(address, &value.to_le_bytes());
     }
-}
-
-/// A descriptor (Intel SDM vol. 3A, section 3.4.5): `access` is its byte 5, `flags` the upper half of
-/// its byte 6.
-const fn descriptor(base: u32, limit: u32, access: u8, flags: u8) -> u64 {
-    (limit & 0xFFFF) as u64
-        | ((base & 0xFF_FFFF) as u64) << 16
-        | (access as u64) << 40
-        | ((limit >> 16 & 0xF) as u64) << 48
-        | ((flags & 0xF) as u64) << 52
-        | ((base >> 24) as u64) << 56
-}
-
-/// A gate (section 5.8.3 and 6.11).
-const fn gate(selector: u16, offset: u32, access: u8) -> u64 {
-    (offset & 0xFFFF) as u64
-        | (selector as u64) << 16
-        | (access as u64) << 40
-        | ((offset >> 16) as u64) << 48
-}
-
-fn gdt(call_gate: u32) -> Vec<(u16, u64)> {
-    const FLAT: u32 = 0xF_FFFF;
-    vec![
-        (0x08, descriptor(0, FLAT, 0x9B, 0xC)),
-        (0x10, descriptor(0, FLAT, 0x93, 0xC)),
-        (0x18, descriptor(TSS, SIZES.tss_limit, 0x89, 0)),
-        (0x20, descriptor(DESCRIPTORS + LDT_OFFSET, 0x2F, 0x82, 0)),
-        (0x28, descriptor(0, FLAT, 0xFB, 0xC)),
-        (0x30, descriptor(0, FLAT, 0xF3, 0xC)),
-        (0x38, descriptor(user::DATA, 0xFFF, 0xF2, 0x4)), // TLS, not accessed
-        (0x40, descriptor(user::CODE, 0xFFFF, 0xFA, 0x0)), // 16-bit code
-        (0x48, descriptor(user::STACK - 0x2000, 0x1FFF, 0xF2, 0x0)), // 16-bit stack
-        (0x50, descriptor(user::DATA, 0x0FFF, 0xF6, 0x4)), // expand-down: from 1000h up
-        (0x58, descriptor(0, FLAT, 0x9E, 0xC)),           // conforming code of ring 0
-        (0x60, descriptor(0, FLAT, 0x72, 0xC)),           // not present
-        (0x68, descriptor(0, FLAT, 0xF0, 0xC)),           // read-only
-        (0x70, descriptor(0, FLAT, 0xF8, 0xC)),           // execute-only
-        (0x78, gate(0x08, call_gate, 0xEC)),              // call gate, DPL 3
-        (0x80, gate(0x08, call_gate, 0x8C)),              // call gate, DPL 0
-        (0x90, descriptor(DESCRIPTORS, 0x67, 0xE2, 0)),   // an LDT with DPL 3
-        (0x98, descriptor(0, FLAT, 0xFA, 0xE)),           // code with L and D
-        (0xA0, descriptor(0, FLAT, 0xFA, 0xA)),           // code with L: 16-bit for a 32-bit guest
-    ]
-}
-
-fn ldt() -> Vec<(u16, u64)> {
-    vec![
-        (0x00, descriptor(user::DATA + 0x100, 0xFF, 0xF2, 0x4)),
-        (0x08, descriptor(0, 0xF_FFFF, 0xFA, 0xC)),
-        (0x10, descriptor(user::CODE, 0xFFFF, 0xFA, 0x0)),
-        (0x18, descriptor(user::CODE, 0xFFFF, 0x7A, 0x4)), // code, not present
-        (0x20, descriptor(user::DATA, 0xF_FFFE, 0xF6, 0xC)), // expand-down: the last page
-    ]
 }
 
 fn page_tables(image: &mut Image) {
@@ -349,6 +367,47 @@ fn page_tables(image: &mut Image) {
     }
 }
 
+/// The same pages and segments for a process. Of an address that only the supervisor may use a process
+/// has nothing, which [`is_supervisors`] is for.
+pub(super) fn scene() -> Scene {
+    let page = |base, number: u32, writable| Mapping {
+        base,
+        len: PAGE,
+        offset: number * PAGE,
+        writable,
+        executable: true, // no NX in these page tables
+    };
+    let mappings = vec![
+        page(0, 12, true),
+        page(user::CODE, CODE_IN_IMAGE, false),
+        page(user::DATA, 0, true),
+        page(user::DATA + 0x1000, 1, true),
+        page(user::READ_ONLY, 2, false),
+        page(user::FLIPPED, 5, true),
+        page(user::CODE_ALIAS, CODE_IN_IMAGE, true),
+        page(user::STACK - 0x1000, 9, true),
+        page(user::STACK - 0x2000, 10, true),
+        page(user::TOP, 11, true),
+    ];
+    Scene {
+        mappings,
+        image_len: (DATA_BYTES + PAGE) as usize,
+        ldt: &LDT,
+        trap_system_calls: true,
+    }
+}
+
+/// The page of a process's image with the program; the data pages come first.
+pub(super) const CODE_IN_IMAGE: u32 = DATA_BYTES / PAGE;
+
+/// There is a page at this address, which ring 3 may not touch.
+pub(super) fn is_supervisors(address: u32) -> bool {
+    address & !0xFFF == user::SUPERVISOR || (PAGE..KERNEL_END).contains(&address)
+}
+
+/// The kernel sees this much at its guest-physical addresses.
+const KERNEL_END: u32 = 4 << 20;
+
 fn task_state(image: &mut Image) {
     image.put_u32(TSS + 4, KERNEL_STACK); // ESP0
     image.put_u32(TSS + 8, 0x10); // SS0
@@ -377,7 +436,12 @@ pub enum Detail {
 ///
 /// When there are more than [`MOST_PROGRAMS`].
 #[must_use]
-pub(super) fn image(programs: &[[u8; PAGE as usize]], data: &[u8], detail: Detail) -> Vec<u8> {
+pub(super) fn image(
+    programs: &[Page],
+    data: &[u8],
+    character: Character,
+    detail: Detail,
+) -> Vec<u8> {
     assert!(programs.len() <= MOST_PROGRAMS);
     let (code, stubs, call_gate) = kernel();
     assert!(
@@ -400,10 +464,13 @@ pub(super) fn image(programs: &[[u8; PAGE as usize]], data: &[u8], detail: Detai
         image.put_u64(INITIAL_DESCRIPTORS + u32::from(selector), raw);
         image.put_u64(DESCRIPTORS + u32::from(selector), raw);
     }
-    for (selector, raw) in ldt() {
-        image.put_u64(INITIAL_DESCRIPTORS + LDT_OFFSET + u32::from(selector), raw);
-        image.put_u64(DESCRIPTORS + LDT_OFFSET + u32::from(selector), raw);
+    for (index, entry) in (0..).zip(LDT) {
+        let offset = LDT_OFFSET + index * 8;
+        image.put_u64(INITIAL_DESCRIPTORS + offset, entry.raw());
+        image.put_u64(DESCRIPTORS + offset, entry.raw());
     }
+    image.put(INITIAL_FPU, &0x037F_u16.to_le_bytes()); // as FNINIT leaves it
+    image.put(INITIAL_FPU + 24, &0x1F80_u32.to_le_bytes());
     for (at, limit, base) in [(0, LDT_OFFSET - 1, DESCRIPTORS), (8, 0x7FF, IDT)] {
         image.put(POINTERS + at, &(limit as u16).to_le_bytes());
         image.put_u32(POINTERS + at + 2, base);
@@ -414,6 +481,14 @@ pub(super) fn image(programs: &[[u8; PAGE as usize]], data: &[u8], detail: Detai
     image.put(PAGE_TABLES, &initial);
     image.put_u32(VARIABLES, programs.len() as u32);
     image.put_u32(VARIABLES + 4, detail as u32);
+    let process = character == Character::Process;
+    image.put_u32(VARIABLES + 44, u32::from(!process));
+    let fs = if process {
+        selector::LDT_DATA
+    } else {
+        selector::TLS
+    };
+    image.put_u32(VARIABLES + 48, fs.into());
     for (number, program) in (0..).zip(programs) {
         image.put(PROGRAMS + number * PAGE, program);
     }

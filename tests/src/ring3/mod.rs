@@ -1,14 +1,17 @@
 //! Generated ring-3 programs under a small kernel that sums up all they do to it: whichever engine
 //! runs them, the sums are the same.
 
+mod descriptors;
 mod hostile;
 mod layout;
 mod ordinary;
+mod process;
 mod program;
 
 use std::fmt;
 
 pub use layout::{Detail, MOST_PROGRAMS, selector, user};
+pub use process::ProcessRunner;
 pub use program::{Character, Page, program};
 
 use crate::generate::Rng;
@@ -24,9 +27,15 @@ pub fn image(
     let programs: Vec<Page> = numbers
         .map(|number| program(seed, number, character))
         .collect();
-    let mut data = vec![0; 0x1_0000];
+    layout::image(&programs, &data(seed), character, detail)
+}
+
+/// What memory holds when each program of a seed starts.
+#[must_use]
+pub fn data(seed: u64) -> Vec<u8> {
+    let mut data = vec![0; layout::DATA_BYTES as usize];
     Rng::new(seed).fill(&mut data);
-    layout::image(&programs, &data, detail)
+    data
 }
 
 /// What the kernel printed of one program.

@@ -4,8 +4,7 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use super::layout::selector;
-use super::program::{BYTE_REGISTERS, REGISTERS, Template, address, plain};
-use crate::generate::Rng;
+use super::program::{BYTE_REGISTERS, Character, Dice, REGISTERS, Template, address, plain};
 
 pub(super) const ORDINARY: &[Template] = &[
     arithmetic,
@@ -27,7 +26,7 @@ pub(super) const ORDINARY: &[Template] = &[
     breakpoint,
 ];
 
-fn arithmetic(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn arithmetic(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let (x, y) = (rng.pick(&REGISTERS), rng.pick(&REGISTERS));
     let value = rng.value();
     match rng.below(14) {
@@ -53,14 +52,14 @@ fn arithmetic(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn byte_registers(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn byte_registers(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let (x, y) = (rng.pick(&BYTE_REGISTERS), rng.pick(&BYTE_REGISTERS));
     a.add(x, y)?;
     a.mov(rng.pick(&BYTE_REGISTERS), rng.value() as u8 as i32)?;
     a.setle(y)
 }
 
-fn multiply_divide(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn multiply_divide(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let x = rng.pick(&REGISTERS);
     match rng.below(4) {
         0 => a.imul_2(x, rng.pick(&REGISTERS))?,
@@ -71,7 +70,7 @@ fn multiply_divide(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError
     a.cmp(x, 1) // the flags are undefined
 }
 
-fn memory(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn memory(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let (base, x) = (rng.pick(&[ebx, ebp, esi, edi]), rng.pick(&[eax, ecx, edx]));
     let displacement = rng.below(64) as i32 - 32;
     let target = address(rng).wrapping_sub(displacement as u32);
@@ -90,7 +89,7 @@ fn memory(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn counted_loop(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn counted_loop(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let mut top = a.create_label();
     a.mov(ecx, rng.below(200) + 1)?;
     a.mov(esi, plain(rng))?;
@@ -101,7 +100,7 @@ fn counted_loop(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     a.jne(top)
 }
 
-fn calls(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn calls(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let (mut function, mut behind) = (a.create_label(), a.create_label());
     let argument = rng.one_in(2);
     if argument {
@@ -120,33 +119,46 @@ fn calls(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     a.nop()
 }
 
-fn stack(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
-    match rng.below(5) {
+fn stack(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
+    // How much of PUSHA and ENTER is in memory when they fault is up to the processor, so they are for
+    // programs whose stack is always there.
+    let forms = if rng.character == Character::Ordinary {
+        5
+    } else {
+        3
+    };
+    match rng.below(forms) {
         0 => {
             a.push(rng.value() as i32)?;
             a.pop(rng.pick(&REGISTERS))?;
         }
         1 => {
-            a.pusha()?;
-            a.popa()?;
-        }
-        2 => {
-            a.enter(rng.below(64) as i32, rng.below(4) as i32)?;
-            a.leave()?;
-        }
-        3 => {
             a.pushf()?;
             a.pop(rng.pick(&REGISTERS))?;
         }
+        3 => {
+            a.pusha()?;
+            a.popa()?;
+        }
+        4 => {
+            // Its frame pointers can be read.
+            a.mov(ebp, plain(rng) | 0x40)?;
+            a.enter(rng.below(64) as i32, rng.below(4) as i32)?;
+            a.leave()?;
+        }
         _ => {
-            a.push(ax)?;
+            if rng.process() {
+                a.push(eax)?; // what ESP points at stays aligned, and so below 4 GiB
+            } else {
+                a.push(ax)?;
+            }
             a.pop(dword_ptr(esp + 4))?;
         }
     }
     Ok(())
 }
 
-fn strings(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn strings(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let form = rng.below(6);
     // A fault midway leaves the flags of a comparison open (Intel SDM vol. 2B, REP; processors differ).
     let compares = matches!(form, 3 | 4);
@@ -169,7 +181,7 @@ fn strings(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn floating_point(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn floating_point(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let at = plain(rng);
     match rng.below(6) {
         0 => {
@@ -213,7 +225,7 @@ fn floating_point(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError>
     Ok(())
 }
 
-fn vectors(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn vectors(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     let at = plain(rng) & !15;
     match rng.below(5) {
         0 => {
@@ -224,7 +236,13 @@ fn vectors(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
         1 => {
             a.movd(xmm2, eax)?;
             a.pshufd(xmm3, xmm2, 0x1B)?;
-            a.movdqu(xmmword_ptr(address(rng)), xmm3)?;
+            // QEMU's processors store half of it before they fault for the other half.
+            let place = if rng.process() {
+                address(rng)
+            } else {
+                plain(rng)
+            };
+            a.movdqu(xmmword_ptr(place), xmm3)?;
         }
         2 => {
             a.cvtsi2sd(xmm4, ecx)?;
@@ -242,15 +260,25 @@ fn vectors(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     Ok(())
 }
 
-fn system_call(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
-    a.mov(eax, rng.below(8))?;
-    a.int(rng.pick(&[0x80, 0x82]))
+/// Vector 80h does nothing, 82h changes the program's memory and segments.
+fn system_call(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
+    a.mov(eax, rng.below(9))?;
+    let others: &[i32] = if rng.process() {
+        &[0x80]
+    } else {
+        &[0x80, 0x82]
+    };
+    a.int(rng.pick(others))
 }
 
-fn tls(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn tls(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     a.mov(
         eax,
-        u32::from(rng.pick(&[selector::TLS, selector::LDT_DATA])),
+        u32::from(if rng.process() || rng.one_in(2) {
+            selector::LDT_DATA
+        } else {
+            selector::TLS
+        }),
     )?;
     a.mov(gs, ax)?;
     let at = rng.below(0x1010);
@@ -261,7 +289,7 @@ fn tls(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
     }
 }
 
-fn breakpoint(a: &mut CodeAssembler, rng: &mut Rng) -> Result<(), IcedError> {
+fn breakpoint(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
     match rng.below(4) {
         0 => a.int3(),
         1 => {

@@ -18,15 +18,46 @@ pub type Page = [u8; 0x1000];
 pub enum Character {
     /// What compilers and libraries emit, and the faults that programs cause on purpose.
     Ordinary,
-    /// Everything that ring 3 can try.
+    /// Everything that ring 3 can try, as far as a processor that QEMU's TCG emulates checks it: it
+    /// knows no segment limits and types, no LOCK and no alignment checks.
     Hostile,
+    /// Everything that ring 3 can try where a process of Linux can do it, too: no system calls but one,
+    /// no ports, no gates, nothing that long mode does otherwise; with limits, LOCK and alignment checks.
+    Process,
+}
+
+/// What templates are made from: random numbers, for a program of a certain character.
+pub(super) struct Dice {
+    rng: Rng,
+    pub(super) character: Character,
+}
+
+impl Dice {
+    /// The program is to run as a process, too.
+    pub(super) fn process(&self) -> bool {
+        self.character == Character::Process
+    }
+}
+
+impl std::ops::Deref for Dice {
+    type Target = Rng;
+
+    fn deref(&self) -> &Rng {
+        &self.rng
+    }
+}
+
+impl std::ops::DerefMut for Dice {
+    fn deref_mut(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
 }
 
 /// One instruction or a few, for a slot.
-pub(super) type Template = fn(&mut CodeAssembler, &mut Rng) -> Result<(), IcedError>;
+pub(super) type Template = fn(&mut CodeAssembler, &mut Dice) -> Result<(), IcedError>;
 
 /// One that goes elsewhere: to the slot whose number it is given, or to a random one.
-pub(super) type Transfer = fn(&mut CodeAssembler, &mut Rng, u32) -> Result<(), IcedError>;
+pub(super) type Transfer = fn(&mut CodeAssembler, &mut Dice, u32) -> Result<(), IcedError>;
 
 /// The program with this number under `seed`.
 ///
@@ -36,13 +67,14 @@ pub(super) type Transfer = fn(&mut CodeAssembler, &mut Rng, u32) -> Result<(), I
 #[must_use]
 pub fn program(seed: u64, number: u32, character: Character) -> Page {
     // Twice through the generator: neighbouring numbers shall not give the same sequence, shifted.
-    let mut rng = Rng::new(Rng::new(seed ^ u64::from(number) << 32).next_u64());
+    let rng = Rng::new(Rng::new(seed ^ u64::from(number) << 32).next_u64());
+    let mut rng = Dice { rng, character };
     let mut page = [0x90; 0x1000];
     for slot in 0..user::SLOTS {
         let bytes = if slot + 1 == user::SLOTS {
             vec![0xCD, 0x81]
         } else {
-            fill_slot(&mut rng, slot, character)
+            fill_slot(&mut rng, slot)
         };
         let start = (slot * user::SLOT) as usize;
         page[start..start + bytes.len()].copy_from_slice(&bytes);
@@ -59,11 +91,11 @@ pub fn program(seed: u64, number: u32, character: Character) -> Page {
 }
 
 /// As many templates as fit.
-fn fill_slot(rng: &mut Rng, slot: u32, character: Character) -> Vec<u8> {
+fn fill_slot(rng: &mut Dice, slot: u32) -> Vec<u8> {
     let at = user::CODE + slot * user::SLOT;
     let mut bytes = Vec::new();
     for _ in 0..3 {
-        let hostile = character == Character::Hostile && !rng.one_in(3);
+        let hostile = rng.character != Character::Ordinary && !rng.one_in(3);
         let mut assembler = CodeAssembler::new(32).expect("32 is a bitness");
         let made = if hostile && rng.one_in(6) {
             // Nearly always forward, or most programs would be loops.
@@ -96,7 +128,7 @@ pub(super) const REGISTERS: [AsmRegister32; 7] = [eax, ecx, edx, ebx, ebp, esi, 
 pub(super) const BYTE_REGISTERS: [AsmRegister8; 8] = [al, cl, dl, bl, ah, ch, dh, bh];
 
 /// An address in one of the pages of the program, near its borders more often than not.
-pub(super) fn address(rng: &mut Rng) -> u32 {
+pub(super) fn address(rng: &mut Dice) -> u32 {
     const PAGES: [u32; 14] = [
         user::DATA,
         user::DATA,
@@ -107,9 +139,9 @@ pub(super) fn address(rng: &mut Rng) -> u32 {
         user::SUPERVISOR,
         user::FLIPPED,
         user::FLIPPED,
-        user::LAZY,
         user::STACK - 0x2000,
         user::STACK - 0x1000,
+        user::LAZY,
         user::TOP,
         0,
     ];
@@ -118,10 +150,13 @@ pub(super) fn address(rng: &mut Rng) -> u32 {
         1 => rng.below(16),
         _ => rng.below(0x1000),
     };
-    rng.pick(&PAGES).wrapping_add(offset)
+    // For a process no page is mapped at first use; and whether an access may go beyond 4 GiB, in either
+    // direction, is up to the processor (Intel SDM vol. 3A, section 5.3).
+    let pages = if rng.process() { &PAGES[..11] } else { &PAGES };
+    rng.pick(pages).wrapping_add(offset)
 }
 
 /// An address that is plain memory.
-pub(super) fn plain(rng: &mut Rng) -> u32 {
+pub(super) fn plain(rng: &mut Dice) -> u32 {
     user::DATA + rng.below(0x1F00)
 }

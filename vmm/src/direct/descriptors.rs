@@ -42,9 +42,12 @@ impl Descriptor {
 
     /// What guest code may see of it: code and data that ring 3 can load, without the bit that
     /// would take it into 64-bit mode. What the host's KVM cannot run is not present, so that a
-    /// load leaves.
+    /// load leaves. Of what ring 3 can only ask `lar` and `lsl` about, the answers.
     fn shadow(self, support: HostSupport) -> Descriptor {
         let rights = self.rights();
+        if !rights.contains(Rights::S) && rights.dpl() == 3 {
+            return self.system_shadow();
+        }
         let conforming = rights.contains(Rights::CODE | Rights::DOWN_CONFORMING);
         if !rights.contains(Rights::S) || (rights.dpl() != 3 && !conforming) {
             return Descriptor(0);
@@ -58,7 +61,29 @@ impl Descriptor {
         let cannot_limit = !support.limits && !self.segment(0).has_full_limit();
         let hidden = cannot_run || cannot_limit;
         let absent = if hidden { Self::PRESENT } else { 0 };
-        Descriptor(self.0 & !(Self::LONG | absent))
+        // What it is in data segments `lar` shows.
+        let long = if rights.contains(Rights::CODE) {
+            Self::LONG
+        } else {
+            0
+        };
+        Descriptor(self.0 & !(long | absent))
+    }
+
+    /// A system descriptor that `lar` knows in long mode as well (Intel SDM vol. 2A, LAR, table 3-53).
+    /// Using it is #GP: nothing leads to an LDT or, in long mode, to a TSS, and the gate leads nowhere.
+    fn system_shadow(self) -> Descriptor {
+        const LDT: u8 = 2;
+        const TSS: u8 = 9;
+        const TSS_BUSY: u8 = 11;
+        const CALL_GATE: u8 = 12;
+        const BASE: u64 = 0xFF00_00FF_FFFF_0000;
+        const GATE_RIGHTS: u64 = 0xFFFF_FFFF_0000_0000;
+        match self.rights().segment_type() {
+            LDT | TSS | TSS_BUSY => Descriptor(self.0 & !BASE),
+            CALL_GATE => Descriptor(self.0 & GATE_RIGHTS),
+            _ => Descriptor(0),
+        }
     }
 
     /// A load would set the accessed bit.
@@ -239,12 +264,19 @@ mod tests {
             0x00CF_9B00_0000_FFFF, // kernel code
             0x00CF_9300_0000_FFFF, // kernel data
             0x00CF_D300_0000_FFFF, // data of ring 2
-            0x0000_EC00_0008_1234, // call gate for ring 3
+            0x0000_8C00_0008_1234, // call gate for ring 0
             0x0000_E500_0028_0000, // task gate for ring 3
-            0x0000_E200_0000_0FFF, // LDT with DPL 3
         ] {
             assert_eq!(shadow(other), 0, "{other:#x}");
         }
+    }
+
+    #[test]
+    fn of_system_descriptors_only_the_answers_of_lar_and_lsl_are_shadowed() {
+        // A call gate, an LDT and a TSS for ring 3.
+        assert_eq!(shadow(0x5678_EC00_0008_1234), 0x5678_EC00_0000_0000);
+        assert_eq!(shadow(0x1240_E234_5678_0FFF), 0x0040_E200_0000_0FFF);
+        assert_eq!(shadow(0x1240_E934_5678_0067), 0x0040_E900_0000_0067);
     }
 
     #[test]

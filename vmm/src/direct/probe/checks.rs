@@ -70,13 +70,15 @@ pub enum Needed {
     Limits,
     /// For 16-bit stacks.
     Stack16,
+    /// For nothing that could be kept from running directly: it is only reported.
+    Reported,
 }
 
 /// A check: what it is called, what it is needed for, what it does.
 pub(super) type Named = (&'static str, Needed, fn(&mut Lab) -> Verdict);
 
 /// How many checks there are.
-pub(super) const COUNT: usize = 14;
+pub(super) const COUNT: usize = 17;
 
 const CHECKS: [Named; COUNT] = [
     ("integer arithmetic and flags", Needed::Always, arithmetic),
@@ -93,6 +95,11 @@ const CHECKS: [Named; COUNT] = [
     ("IOPL other than 0", Needed::Iopl, iopl),
     ("segment bases and loads", Needed::Always, segments),
     ("segment limits", Needed::Limits, limits),
+    (
+        "segments that are null or read-only",
+        Needed::Reported,
+        unusable_segments,
+    ),
     ("addresses that wrap at 4 GiB", Needed::Always, wrapping),
     ("x87", Needed::Always, x87),
     ("SSE", Needed::Always, sse),
@@ -102,6 +109,8 @@ const CHECKS: [Named; COUNT] = [
         fpu_state,
     ),
     ("instructions that must leave", Needed::Always, leaving),
+    ("software interrupts", Needed::Always, interrupts),
+    ("stores that fault halfway", Needed::Always, split_store),
     (
         "page faults, CR2 and error codes",
         Needed::Always,
@@ -313,6 +322,20 @@ fn limits(lab: &mut Lab) -> Verdict {
     expect("vector beyond the limit", vector, 13)
 }
 
+fn unusable_segments(lab: &mut Lab) -> Verdict {
+    let through_null = op(&[0x65, 0xA3], DATA); // mov gs:[DATA], eax
+    let through_code = op(&[0x2E, 0xA3], DATA); // mov cs:[DATA], eax
+    for (code, at) in [
+        ([vec![0x6A, 0, 0x0F, 0xA9], through_null].concat(), 4), // push 0; pop gs
+        (through_code, 0),
+    ] {
+        let (code, _) = with_end(&code);
+        let vector = run_to(lab, &mut Lab::start(), &code, at)?;
+        expect("vector", vector, 13)?;
+    }
+    Ok(())
+}
+
 fn wrapping(lab: &mut Lab) -> Verdict {
     let value = 0x7766_5544u32;
     lab.write(DATA + 8, &value.to_le_bytes());
@@ -433,6 +456,38 @@ fn leaving(lab: &mut Lab) -> Verdict {
         expect("ESP", context.gpr[reg::ESP], wanted.gpr[reg::ESP])?;
     }
     Ok(())
+}
+
+/// Every `int n` leaves with the registers as they were.
+fn interrupts(lab: &mut Lab) -> Verdict {
+    let registers = [1, 2, 3, 4, lab::STACK, 5, 6, 7];
+    for vector in 0..=u8::MAX {
+        let mut context = Lab::start();
+        context.gpr = registers;
+        match run_to(lab, &mut context, &[0xCD, vector], 0) {
+            Err(Fault::Differs(what)) => {
+                return Err(Fault::Differs(format!("int {vector:#x}: {what}")));
+            }
+            result => result?,
+        };
+        for (found, wanted) in context.gpr.into_iter().zip(registers) {
+            expect(&format!("a register after int {vector:#x}"), found, wanted)?;
+        }
+    }
+    Ok(())
+}
+
+/// A store that faults for its second page has not changed the first.
+fn split_store(lab: &mut Lab) -> Verdict {
+    const BEFORE: u64 = 0x1111_2222_3333_4444;
+    let second = DATA + 0x1000;
+    lab.write(second - 8, &BEFORE.to_le_bytes());
+    lab.world.edit(Lab::entry_address(second), 0)?;
+    let store = op(&[0xA3], second - 2); // mov [second - 2], eax
+    let found = fault(lab, &store, 0, 4 | 2, second);
+    lab.map_page(second, Lab::data_frame(1), Rights::Write)?;
+    found?;
+    expect("memory", lab.read_u64(second - 8), BEFORE)
 }
 
 /// Runs `code` and expects #PF at its instruction `at`.
