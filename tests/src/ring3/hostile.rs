@@ -300,7 +300,7 @@ fn locked(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedError> {
         &[0xF0, 0xF6, 0x13],             // not byte [ebx]
         &[0xF0, 0x86, 0x03],             // xchg [ebx], al
         &[0xF0, 0x0F, 0xC1, 0x03],       // xadd [ebx], eax
-        &[0xF0, 0x0F, 0xBA, 0x2B, 0x07], // bts dword [ebx], 7
+        &[0xF0, 0x83, 0x6B, 0x00, 0x07], // sub dword [ebx], 7
         &[0x87, 0x0B],                   // xchg [ebx], ecx
         &[0xF0, 0x0F, 0xC7, 0x0B],       // cmpxchg8b [ebx]
         &[0x0F, 0xC7, 0x0B],             // without LOCK
