@@ -318,7 +318,7 @@ fn write_checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
                     Needed::Iopl => "; IOPL 1 and 2 do not run directly",
                     Needed::Limits => "; segments with a limit do not run directly",
                     Needed::Stack16 => "; 16-bit stacks do not run directly",
-                    Needed::Reported => "; a guest that counts on the fault notices",
+                    Needed::Reported => "; it is used all the same, and a guest may notice",
                 };
                 format!("WRONG: {what}{consequence}")
             }

@@ -109,8 +109,8 @@ const CHECKS: [Named; COUNT] = [
         fpu_state,
     ),
     ("instructions that must leave", Needed::Always, leaving),
-    ("software interrupts", Needed::Always, interrupts),
-    ("stores that fault halfway", Needed::Always, split_store),
+    ("software interrupts", Needed::Reported, interrupts),
+    ("stores that fault halfway", Needed::Reported, split_store),
     (
         "page faults, CR2 and error codes",
         Needed::Always,
