@@ -19,5 +19,6 @@ pub mod paths;
 pub mod privileged;
 pub mod programs;
 pub mod ring3;
+pub mod scripted;
 pub mod shell_session;
 pub mod tiny_init;

@@ -58,6 +58,8 @@ fn seabios_finds_nothing_to_boot() {
         "translate",
         "--log",
         "warn,firmware=debug",
+        "--serial",
+        "null",
         "--until-screen",
         "No bootable device.",
         "--timeout",
