@@ -39,18 +39,24 @@ fn freedos_answers_commands_and_plays_a_game() {
     let Some(image) = shared_image("freedos-720k.img") else {
         return;
     };
-    let script = r"
+    let script = r#"
 wait Welcome to FreeDOS
 wait Try 'invaders' or 'snake' or 'tetris' for fun.
-wait A:\>
+wait A:\\>
 type ver\n
 wait FreeCom version
-type cls\nmem\n
-wait Memory Type
-wait A:\>
+idle 0.5
 type cls\ndir\n
 wait bytes free
-";
+type tetris\n
+wait "SCORE:              "
+sleep 0.5
+sendkey left
+sendkey spc
+sleep 0.5
+sendkey spc
+wait-gone "SCORE:              "
+"#;
     drive(
         "freedos-720k",
         &image,
@@ -68,17 +74,14 @@ fn what_freedos_writes_is_there_after_a_reboot() {
     // A copy that is written to, not a snapshot: the file is looked at in the end.
     let original = image.trim_end_matches(",snapshot=on");
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("freedos-written.img");
-    fs::copy(original, &copy).unwrap();
+    fs::write(&copy, fs::read(original).unwrap()).unwrap();
     let script = r"
-wait A:\>
+wait A:\\>
 type echo kept on the disk > kept.txt\n
-sleep 1
-wait A:\>
+idle 1
 reset
 wait-gone kept
-wait A:\>
-type cls\n
-wait-gone FreeCom
+wait A:\\>
 type type kept.txt\n
 wait kept on the disk
 ";
@@ -106,10 +109,13 @@ sendkey ret
 wait Please select a file
 sendkey esc
 wait Please select an interface
-sendkey right ret
+sendkey right
+sendkey ret
 wait >
 type ver\n
 wait MikeOS 4.5
+type hangman\n
+wait MikeOS Hangman
 ";
     drive("mikeos", &image, "4", script, &["translate", "random"]);
 }
@@ -141,7 +147,8 @@ fn memtest86_finds_no_error() {
     fs::write(&path, disk).unwrap();
     let script = r"
 timeout 250
-wait Memtest86+ v
+wait <Enter> to start testing
+sendkey ret
 wait Pass:  1
 wait Errors: 0
 ";
