@@ -116,3 +116,20 @@ fn images_that_are_none_are_refused() {
     let directory = paths::workspace().to_str().unwrap();
     assert_refused(&[directory], &[directory, "irectory"]);
 }
+
+#[test]
+fn floppy_disks_that_are_none_are_refused() {
+    let odd = file("odd-floppy.img", &[0; 700]);
+    let odd = odd.to_str().unwrap();
+    assert_refused(&["--floppy", odd], &[odd, "multiple of 512"]);
+    let empty = file("empty-floppy.img", &[]);
+    let empty = empty.to_str().unwrap();
+    assert_refused(&["--floppy", empty], &[empty, "empty"]);
+    let large = file("large-floppy.img", &vec![0; 5 << 20]);
+    let large = large.to_str().unwrap();
+    assert_refused(&["--floppy", large], &[large, "more than any floppy disk"]);
+    assert_refused(&["--floppy", "/nonexistent.img"], &["/nonexistent.img"]);
+    let end = run(&["--floppy", odd, "--floppy", odd, "--floppy", odd]);
+    assert_eq!(end.code(), Some(2), "{}", end.stderr);
+    assert!(end.stderr.contains("two drives"), "{}", end.stderr);
+}
