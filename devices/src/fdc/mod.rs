@@ -192,6 +192,9 @@ impl Fdc {
             if let Some(done) = seek.take_if(|seek| seek.until <= now) {
                 *arrived = Some(done.st0);
                 self.state.int = true;
+                // A driver that has not asked after the reset (OpenBSD's) hears of the seek alone.
+                self.state.polled = 0;
+                self.state.polling = None;
             }
         }
         self.advance_transfer(now);

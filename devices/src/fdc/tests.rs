@@ -249,6 +249,23 @@ fn a_reset_is_followed_by_four_interrupt_statuses() {
 }
 
 #[test]
+fn the_end_of_a_seek_goes_before_what_polling_has_to_tell() {
+    // OpenBSD resets the controller, never asks why it interrupted, and looks for drives by
+    // recalibrating them with the interrupt held back.
+    let mut b = Bench::new([Some(DriveKind::F1440), None]);
+    b.out(DOR, 0x00);
+    b.out(DOR, 0x04);
+    while b.step() {}
+    b.command(&[0x07, 0]);
+    while b.step() {}
+    assert_eq!(b.command(&[0x08]), [0x20, 0]);
+    assert_eq!(b.command(&[0x08]), [0x80], "nothing more to tell");
+    b.command(&[0x07, 1]);
+    while b.step() {}
+    assert_eq!(b.command(&[0x08])[0] & 0xf8, 0x70, "no drive, no track 0");
+}
+
+#[test]
 fn without_polling_a_reset_is_silent() {
     let mut b = Bench::new([None; DRIVES]);
     // LOCK keeps what CONFIGURE has set up over a software reset.
