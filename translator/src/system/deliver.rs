@@ -282,7 +282,8 @@ impl System<'_> {
         self.cpu.cpl = level;
         self.cpu.seg[seg::CS] = segment;
         self.cpu.seg[seg::SS] = stack;
-        self.set_stack_pointer(esp);
+        // All of it, even where the stack is a 16-bit one (Intel SDM vol. 2A, "INT n").
+        self.cpu.gpr[reg::ESP] = esp;
         Ok(())
     }
 

@@ -300,3 +300,23 @@ fn call_gate_faults() {
         assert_eq!(m.run(&call), expected, "{entry:#x}");
     }
 }
+
+#[test]
+fn an_inner_16_bit_stack_gets_all_of_esp_from_the_tss() {
+    let enter = |mut m: Machine, code: &[u8]| {
+        m.set32(TSS + 4, 0x1234_0000 | STACK0);
+        m.set32(TSS + 8, u32::from(sel::DATA16));
+        m.cpu.gpr[reg::ESP] |= 0xABCD_0000;
+        m.run(code).unwrap();
+        assert_eq!(m.cpu.seg[seg::SS].selector, sel::DATA16);
+        m.cpu.gpr[reg::ESP]
+    };
+    let expected = |frame: u32| 0x1234_0000 | (STACK0 - frame);
+    assert_eq!(enter(Machine::user(), &[0xCD, 0x80]), expected(20));
+    assert_eq!(enter(Machine::v86(3), &[0xCD, 0x80]), expected(36));
+    let mut m = Machine::user();
+    let entry = GDT + u32::from(sel::CALL_GATE);
+    m.set64(entry, gate(sel::CODE0, HANDLER, 0xEC, 0));
+    let [low, high] = sel::CALL_GATE.to_le_bytes();
+    assert_eq!(enter(m, &[0x9A, 0, 0, 0, 0, low, high]), expected(16));
+}
