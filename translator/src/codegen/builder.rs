@@ -42,6 +42,9 @@ pub(crate) trait CodeSource {
     fn hint(&self, page_offset: u32) -> AccessHint;
     /// True when the processor model has the instruction.
     fn supports(&self, insn: &Instruction) -> bool;
+    /// True when the host's MXCSR has bits that are reserved in the processor model: Rust looks at what
+    /// LDMXCSR and FXRSTOR load.
+    fn checks_mxcsr(&self) -> bool;
 }
 
 /// The code to translate.
@@ -149,7 +152,7 @@ struct Exit {
 pub(super) struct Builder<'a> {
     pub(super) asm: &'a mut Asm,
     pub(super) t: Translation<'a>,
-    source: &'a dyn CodeSource,
+    pub(super) source: &'a dyn CodeSource,
     instructions: Vec<InstructionMap>,
     sites: Vec<Site>,
     exits: Vec<Exit>,

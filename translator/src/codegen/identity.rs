@@ -225,8 +225,9 @@ impl Builder<'_> {
             );
             return Ok(operand);
         }
-        if insn.mnemonic() == Mnemonic::Fxsave {
-            // The host's form writes XMM8 to XMM15 as well: never straight into guest memory.
+        let loads_mxcsr = matches!(insn.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Fxrstor);
+        if insn.mnemonic() == Mnemonic::Fxsave || loads_mxcsr && self.source.checks_mxcsr() {
+            // The host's FXSAVE writes XMM8 to XMM15 as well: never straight into guest memory.
             self.emit_offset(host::R8, &address);
             return Ok(self.prepare(address.segment, size, usage, false));
         }

@@ -6,6 +6,7 @@ use super::crossing::{self, Sides};
 use super::jump_table::{JumpTable, SpareTables};
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
+use super::mxcsr;
 use super::prepare::Bounce;
 use super::profile::Profiler;
 use super::shortcut::Shortcuts;
@@ -54,6 +55,8 @@ pub(crate) struct Engine {
     pub(super) events: Vec<MmuEvent>,
     pub(super) stats: Stats,
     pub(super) model: CpuModel,
+    /// The host's MXCSR has bits that are reserved in the model.
+    pub(super) checks_mxcsr: bool,
     pub(super) strict: bool,
     /// Count the guest instructions that are executed.
     pub(super) count: bool,
@@ -175,6 +178,7 @@ impl Engine {
             events: Vec::new(),
             stats: Stats::default(),
             model,
+            checks_mxcsr: mxcsr::host_mask() & !model.mxcsr_mask() != 0,
             strict,
             count,
             kick,

@@ -1,7 +1,8 @@
-//! The addresses in an x87 environment: host to guest.
+//! What an x87 environment or an image of FXSAVE says of the host: addresses, and the mask of MXCSR.
 #![allow(unsafe_code)] // reads and writes an operand that was prepared as a host address
 
 use super::engine::Engine;
+use super::mxcsr;
 use crate::state::seg;
 use iced_x86::{Instruction, Mnemonic};
 use shadow_mmu::Mmu;
@@ -40,7 +41,7 @@ impl Engine {
         let (code, data) = (cpu.seg[seg::CS].selector, cpu.seg[seg::DS].selector);
         let real = cpu.real_or_v86();
         if insn.mnemonic() == Mnemonic::Fxsave {
-            if size < 24 {
+            if size < mxcsr::MASK + 4 {
                 return;
             }
             put(image, 6, &guest.opcode.to_le_bytes());
@@ -48,6 +49,7 @@ impl Engine {
             put(image, 12, &u32::from(code).to_le_bytes());
             put(image, 16, &guest.operand.to_le_bytes());
             put(image, 20, &u32::from(data).to_le_bytes());
+            put(image, mxcsr::MASK, &self.model.mxcsr_mask().to_le_bytes());
             return;
         }
         // The 16-bit formats are 14 and 94 bytes long, the 32-bit ones 28 and 108.

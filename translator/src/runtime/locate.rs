@@ -44,6 +44,7 @@ struct PageSource<'a> {
     units: &'a Units,
     page: u32,
     model: &'a CpuModel,
+    checks_mxcsr: bool,
 }
 
 impl CodeSource for PageSource<'_> {
@@ -57,6 +58,10 @@ impl CodeSource for PageSource<'_> {
 
     fn supports(&self, insn: &Instruction) -> bool {
         features::supports(*self.model, insn)
+    }
+
+    fn checks_mxcsr(&self) -> bool {
+        self.checks_mxcsr
     }
 }
 
@@ -336,6 +341,7 @@ impl Engine {
                 units: &self.units,
                 page: key.gpa & !0xFFF,
                 model: &self.model,
+                checks_mxcsr: self.checks_mxcsr,
             };
             let built = build(
                 &mut self.asm,

@@ -15,6 +15,7 @@ mod kick;
 mod listing;
 mod locate;
 mod mixed;
+mod mxcsr;
 mod prepare;
 pub(crate) mod profile;
 mod sampler;

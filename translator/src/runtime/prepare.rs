@@ -122,7 +122,13 @@ impl Engine {
             return internal("an access from nowhere");
         };
         self.stats.prepared_accesses += 1;
-        match self.host_address(access, &insn, mmu, platform) {
+        let address =
+            self.host_address(access, &insn, mmu, platform)
+                .and_then(|found| match found {
+                    Some((operand, _)) => self.check_mxcsr(&insn, operand).map(|()| found),
+                    None => Ok(None),
+                });
+        match address {
             Ok(None) => {
                 // What it takes to stop behind this instruction.
                 self.set_eip(insn.ip32());

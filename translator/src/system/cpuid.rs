@@ -215,6 +215,16 @@ impl CpuModel {
         self.has(feature::SSE2)
     }
 
+    /// The bits of MXCSR that are not reserved: denormals-are-zeros came with later processors than the
+    /// Pentium III (Intel SDM vol. 1, section 11.6.6).
+    pub const fn mxcsr_mask(self) -> u32 {
+        if self.has(feature::SSE2) {
+            0xFFFF
+        } else {
+            0xFFBF
+        }
+    }
+
     /// Width of a physical address in bits.
     pub const fn physical_bits(self) -> u8 {
         if self.has(feature::PSE36) { 36 } else { 32 }

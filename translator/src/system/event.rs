@@ -44,7 +44,8 @@ pub enum EventKind {
         /// Offset of the instruction after it.
         next_eip: u32,
     },
-    /// INT1 (F1h): as [`EventKind::Software`], but the gate's DPL is not checked and EXT is set.
+    /// INT1 (F1h): as [`EventKind::Software`], but the gate's DPL is not checked and EXT is set (Intel SDM vol.
+    /// 2A, "INT n/INTO/INT3/INT1", in editions from 2018 on).
     Icebp {
         /// Offset of the instruction after it.
         next_eip: u32,

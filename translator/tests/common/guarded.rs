@@ -3,6 +3,7 @@
 use super::{Machine, ORIGIN, Ports};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
+use translator::VcpuConfig;
 use translator::state::{CpuState, Rights, Segment, TableRegister, eflags, reg, seg};
 
 /// The port that handlers write to: vector, EIP, EFLAGS, DR6, error code.
@@ -99,7 +100,16 @@ pub(crate) fn guarded(
     cpl: u8,
     program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
 ) -> Machine {
-    let mut machine = Machine::new(32, program);
+    guarded_with(VcpuConfig::default(), cpl, program)
+}
+
+/// The same with a vCPU as `config` says, but strict.
+pub(crate) fn guarded_with(
+    config: VcpuConfig,
+    cpl: u8,
+    program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Machine {
+    let mut machine = Machine::with(config, 32, program);
     let mut gdt = [0, flat(0x9B), flat(0x93), flat(0xFB), flat(0xF3), 0];
     gdt[5] = 0x67 | u64::from(TSS) << 16 | 0x8Bu64 << 40;
     let table: Vec<u8> = gdt.iter().flat_map(|entry| entry.to_le_bytes()).collect();
