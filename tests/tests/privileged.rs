@@ -3,6 +3,7 @@
 //! `RINGSHIFT_CASES=LAR` runs only the cases whose description contains the text, and shows more of
 //! the failures. `RINGSHIFT_BLESS=1` writes `docs/privileged.md` anew.
 
+use std::collections::BTreeMap;
 use std::{env, fs, thread};
 
 use ringshift_tests::paths;
@@ -11,7 +12,7 @@ use ringshift_tests::privileged::machines::Machine;
 use ringshift_tests::privileged::model::Expected;
 use ringshift_tests::privileged::outcome::{self, Outcome};
 use ringshift_tests::privileged::report::{self, Column};
-use ringshift_tests::privileged::{cases, image, left_out, model};
+use ringshift_tests::privileged::{cases, explain, image, left_out, model};
 
 /// Cases that may stop a machine before it is given up.
 const STOPS: usize = 4;
@@ -103,9 +104,25 @@ fn every_case_ends_as_the_manual_says() {
         let columns = results
             .into_iter()
             .map(|(machine, _, column)| (machine, column));
-        check_page(&report::page(&cases, &columns.collect()));
+        let columns = columns.collect();
+        failed |= unused_rules(&columns);
+        check_page(&report::page(&cases, &columns));
     }
     assert!(!failed, "a case differs without a reason");
+}
+
+/// Whether a rule explains nothing; it would hide what it once explained.
+fn unused_rules(columns: &BTreeMap<Machine, Column>) -> bool {
+    let mut found = false;
+    for (machine, column) in columns {
+        for rule in explain::rules(*machine) {
+            if !column.rules.contains_key(rule.name) {
+                println!("{}: nothing differs by {}", machine.name(), rule.name);
+                found = true;
+            }
+        }
+    }
+    found
 }
 
 /// The page in the documentation is what the machines say.

@@ -92,6 +92,8 @@ pub struct Case {
     pub undefined: Vec<Field>,
     /// Undefined bits of EFLAGS.
     pub undefined_flags: u32,
+    /// Undefined bits of words of memory, by address.
+    pub undefined_memory: BTreeMap<u32, u32>,
     /// Why QEMU would not get to the next case. It is left out there.
     pub fatal_to_qemu: Option<&'static str>,
 }
@@ -167,6 +169,7 @@ impl Case {
             words: BTreeMap::new(),
             undefined: Vec::new(),
             undefined_flags: 0,
+            undefined_memory: BTreeMap::new(),
             fatal_to_qemu: None,
         };
         let mut bytes = case.code.clone();
@@ -214,6 +217,27 @@ impl Case {
     #[must_use]
     pub fn undefined(mut self, field: Field) -> Case {
         self.undefined.push(field);
+        self
+    }
+
+    /// Leaves bits of a word of memory out of the comparison.
+    #[must_use]
+    pub fn undefined_bits(mut self, address: u32, bits: u32) -> Case {
+        *self.undefined_memory.entry(address).or_default() |= bits;
+        self
+    }
+
+    /// What the driver does before.
+    #[must_use]
+    pub fn prepared(mut self, preparation: Preparation) -> Case {
+        self.preparation = preparation;
+        self
+    }
+
+    /// Writes bytes to the world.
+    #[must_use]
+    pub fn bytes(mut self, address: u32, bytes: &[u8]) -> Case {
+        self.put(address, bytes);
         self
     }
 

@@ -7,7 +7,7 @@ mod report;
 use iced_x86::IcedError;
 use iced_x86::code_asm::{
     CodeAssembler, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dr6, dr7, ds, dword_ptr, dx, eax, ebp,
-    ebx, ecx, edi, edx, es, esi, esp, fs, fword_ptr, gs, ss, st0, st1, word_ptr,
+    ebx, ecx, edi, edx, es, esi, esp, fs, fword_ptr, gs, ptr, ss, st0, st1, word_ptr,
 };
 
 use super::Field;
@@ -47,6 +47,10 @@ pub enum Preparation {
     None = 0,
     /// Leaves an unmasked x87 exception (a division by zero) pending.
     PendingX87 = 1,
+    /// Loads all x87 and SSE registers, see [`super::units::prepared`].
+    Units = 2,
+    /// The same, with an unmasked x87 exception pending.
+    UnitsPending = 3,
 }
 
 type Code = Result<Vec<u8>, IcedError>;
@@ -235,11 +239,12 @@ fn back_from_real_mode() -> Code {
     a.assemble(at::BACK.into())
 }
 
-/// The registers of SYSENTER and where their values are.
-const SYSENTER: [(u32, Field); 3] = [
+/// Model-specific registers and where the low halves of their values are.
+const MSRS: [(u32, Field); 4] = [
     (0x174, Field::SysenterCs),
     (0x175, Field::SysenterEsp),
     (0x176, Field::SysenterEip),
+    (0xC000_0080, Field::Efer),
 ];
 
 /// From the loader: makes the world, masks the interrupt controllers, sets the serial port to
@@ -279,11 +284,11 @@ fn start() -> Code {
         a.mov(al, value)?;
         a.out(dx, al)?;
     }
-    for n in 0..4 {
-        a.mov(
-            dword_ptr(at::PAGE_DIRECTORY + 4 * n),
-            (n << 22 | 0x83) as i32,
-        )?;
+    for n in 0..8 {
+        let entry = (n << 22 | 0x87) as i32;
+        a.mov(dword_ptr(at::PAGE_DIRECTORY + 4 * n), entry)?;
+        let entry = if n << 22 == at::HOLE { 0 } else { entry };
+        a.mov(dword_ptr(at::PAGE_DIRECTORY_HOLE + 4 * n), entry)?;
     }
     a.mov(dword_ptr(at::V_NUMBER), 0)?;
     a.mov(ebx, at::CASES)?;
@@ -300,7 +305,7 @@ fn main() -> Code {
     let mut poke = a.create_label();
     let mut poked = a.create_label();
     let mut finished = a.create_label();
-    let mut prepared = a.create_label();
+    let mut divided = a.create_label();
     let mut level_0 = a.create_label();
     let mut v86 = a.create_label();
     let mut real = a.create_label();
@@ -346,7 +351,7 @@ fn main() -> Code {
         dword_ptr(ebx + record::PREPARATION),
         Preparation::PendingX87 as i32,
     )?;
-    a.jne(prepared)?;
+    a.jne(divided)?;
     // 1 / 0 with the exception unmasked.
     a.push(0x37B)?;
     a.fldcw(word_ptr(esp))?;
@@ -354,9 +359,21 @@ fn main() -> Code {
     a.fldz()?;
     a.fdivp(st1, st0)?;
     a.pop(eax)?;
-    a.set_label(&mut prepared)?;
+    a.set_label(&mut divided)?;
+    for (preparation, image) in [
+        (Preparation::Units, at::UNITS),
+        (Preparation::UnitsPending, at::UNITS_PENDING),
+    ] {
+        let mut other = a.create_label();
+        a.cmp(dword_ptr(ebx + record::PREPARATION), preparation as i32)?;
+        a.jne(other)?;
+        a.mov(eax, 1 << 9)?; // CR4.OSFXSR
+        a.mov(cr4, eax)?;
+        a.fxrstor(ptr(image))?;
+        a.set_label(&mut other)?;
+    }
 
-    for (msr, field) in SYSENTER {
+    for (msr, field) in MSRS {
         a.mov(ecx, msr)?;
         a.mov(eax, dword_ptr(input(field)))?;
         a.xor(edx, edx)?;

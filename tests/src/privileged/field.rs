@@ -39,13 +39,15 @@ pub enum Field {
     SysenterCs,
     SysenterEsp,
     SysenterEip,
+    /// The low half; the driver clears the other.
+    Efer,
     Dr7,
     Dr6,
 }
 
 impl Field {
     /// All, in order.
-    pub const ALL: [Field; 33] = [
+    pub const ALL: [Field; 34] = [
         Field::Vector,
         Field::Error,
         Field::Eip,
@@ -77,6 +79,7 @@ impl Field {
         Field::SysenterCs,
         Field::SysenterEsp,
         Field::SysenterEip,
+        Field::Efer,
         Field::Dr7,
         Field::Dr6,
     ];

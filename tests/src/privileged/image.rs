@@ -6,7 +6,7 @@ use iced_x86::code_asm::{CodeAssembler, al, ax, cr0, cx, ds, dx, eax, es, si, sp
 use super::case::Case;
 use super::layout as at;
 use super::world::Memory;
-use super::{driver, world};
+use super::{driver, units, world};
 use crate::bzimage;
 
 /// What the driver and the cases are in memory, from [`at::DRIVER`] on.
@@ -17,11 +17,19 @@ use crate::bzimage;
 pub fn payload(cases: &[Case]) -> Result<Vec<u8>, IcedError> {
     let mut bytes = driver::driver()?;
     bytes.extend_from_slice(world::pristine()?.bytes());
+    for (address, pending) in [(at::UNITS, false), (at::UNITS_PENDING, true)] {
+        bytes.resize((address - at::DRIVER) as usize, 0);
+        bytes.extend_from_slice(&units::prepared(pending));
+    }
     bytes.resize((at::CASES - at::DRIVER) as usize, 0);
     for case in cases {
         case.record(&mut bytes);
     }
     bytes.extend_from_slice(&[0; 16]);
+    assert!(
+        bytes.len() as u32 <= at::HOLE - (1 << 16) - at::DRIVER,
+        "too many cases"
+    );
     Ok(bytes)
 }
 

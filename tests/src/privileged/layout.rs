@@ -133,11 +133,15 @@ pub const COLLECT: u32 = DRIVER + 0x700;
 pub const MAIN: u32 = DRIVER + 0xB00;
 /// The world as it is before a case changes it.
 pub const PRISTINE: u32 = DRIVER + 0x1000;
+/// What x87 and SSE registers hold where a case asks for it, see [`super::units`].
+pub const UNITS: u32 = DRIVER + 0x4800;
+/// The same with an x87 exception pending.
+pub const UNITS_PENDING: u32 = UNITS + 0x200;
 /// The cases.
 pub const CASES: u32 = PRISTINE + 0x4000;
 
-/// Memory of the driver, above the cases.
-pub const VARIABLES: u32 = 0x0080_0000;
+/// Memory of the driver, above the cases and [`HOLE`].
+pub const VARIABLES: u32 = 0x0180_0000;
 /// The state that the case starts with, see [`super::Field`].
 pub const IN: u32 = VARIABLES;
 /// The state that it ended with.
@@ -162,8 +166,12 @@ pub const SNAPSHOT: u32 = VARIABLES + 0x2_0000;
 /// as the driver had it.
 pub const DRIVER_STACK: u32 = 0x9F00;
 
-/// A page directory that maps the lowest 16 MiB to themselves, with 4 MiB pages.
+/// A page directory that maps the lowest 32 MiB to themselves, with 4 MiB pages for all levels.
 pub const PAGE_DIRECTORY: u32 = 0xA000;
+/// The same without 4 MiB of it, from [`HOLE`] on.
+pub const PAGE_DIRECTORY_HOLE: u32 = 0xB000;
+/// What [`PAGE_DIRECTORY_HOLE`] does not map.
+pub const HOLE: u32 = 0x0140_0000;
 
 /// A segment descriptor or a gate as it is in memory (Intel SDM vol. 3A, sections 3.4.5 and 5.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

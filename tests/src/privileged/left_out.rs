@@ -1,7 +1,8 @@
 //! Which cases a machine runs: all but those that it would not come back from.
 
-use super::case::Case;
+use super::case::{Case, Mode};
 use super::machines::Machine;
+use super::op::Op;
 
 /// Cases that stop a machine, and why.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,16 @@ pub struct LeftOut {
 
 /// All of them.
 pub const LEFT_OUT: &[LeftOut] = &[
+    LeftOut {
+        machine: Machine::Qemu,
+        reason: "ICEBP: TCG stops the machine for a debugger (SDM vol. 2A, INT n: #DB)",
+        covers: |case| case.op == Op::Icebp,
+    },
+    LeftOut {
+        machine: Machine::Bochs,
+        reason: "ICEBP in real mode: Bochs stops there (SDM vol. 2A, INT n: #DB)",
+        covers: |case| case.op == Op::Icebp && case.mode == Mode::Real,
+    },
     LeftOut {
         machine: Machine::Qemu,
         reason: "a far transfer to an EIP beyond 64 KiB in real and virtual-8086 mode, or a return to it: TCG runs on there, in memory that holds anything (SDM vol. 2A: #GP)",

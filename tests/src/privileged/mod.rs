@@ -19,7 +19,7 @@ pub mod op;
 pub mod outcome;
 mod real;
 pub mod report;
-
+pub mod units;
 pub mod world;
 
 use std::sync::LazyLock;

@@ -53,7 +53,7 @@ pub enum Unit {
     Wait,
     /// MMX.
     Mmx,
-    /// FXSAVE and FXRSTOR.
+    /// What FXSAVE and FXRSTOR ask for.
     Fxsave,
     /// SSE.
     Sse,
@@ -94,6 +94,13 @@ pub enum Op {
         size: u32,
     },
     Outs {
+        size: u32,
+    },
+    /// REP INS and REP OUTS.
+    RepIns {
+        size: u32,
+    },
+    RepOuts {
         size: u32,
     },
     /// LGDT and LIDT of the operand at DS:`offset`.
@@ -202,4 +209,12 @@ pub enum Op {
         size: u32,
     },
     Unit(Unit),
+    /// FXSAVE to DS:`offset`.
+    FxSave {
+        offset: u32,
+    },
+    /// FXRSTOR from DS:`offset`, and FXSAVE to the same place behind it, which shows what was loaded.
+    FxRestore {
+        offset: u32,
+    },
 }

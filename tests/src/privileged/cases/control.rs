@@ -3,6 +3,7 @@
 use super::super::Field;
 use super::super::case::{Case, Mode};
 use super::super::layout::{self as at, selector};
+use super::super::model::EFER;
 use super::super::op::Op;
 use super::{levels, modes, plain, sized};
 
@@ -18,6 +19,7 @@ pub(super) fn add(cases: &mut Vec<Case>) {
         debug_registers(cases, mode);
         machine_status(cases, mode);
         model_specific(cases, mode);
+        extended_features(cases, mode);
         system_calls(cases, mode);
         counters(cases, mode);
     }
@@ -236,6 +238,46 @@ fn model_specific(cases: &mut Vec<Case>, mode: Mode) {
                     .with(Field::Eax, value)
                     .with(Field::Edx, 0),
             );
+        }
+    }
+}
+
+/// IA32_EFER, of which a processor without Intel 64 has NXE alone.
+fn extended_features(cases: &mut Vec<Case>, mode: Mode) {
+    let case = |instruction, name: String, code: [u8; 2], op| {
+        Case::new(instruction, name, mode, code, op).with(Field::Ecx, EFER)
+    };
+    for efer in [0, 0x800] {
+        let name = format!("EFER {efer:x}");
+        cases.push(case("RDMSR", name, [0x0F, 0x32], Op::Rdmsr).with(Field::Efer, efer));
+    }
+    let mut write = |edx: u32, eax: u32, paging: bool, efer: u32| {
+        let name = format!(
+            "EFER {efer:x} = {edx:x}:{eax:x}{}",
+            if paging { " with paging" } else { "" }
+        );
+        let case = case("WRMSR", name, [0x0F, 0x30], Op::Wrmsr)
+            .with(Field::Edx, edx)
+            .with(Field::Eax, eax)
+            .with(Field::Efer, efer);
+        cases.push(if paging {
+            case.with(Field::Cr3, at::PAGE_DIRECTORY)
+                .with(Field::Cr4, 0x10)
+                .with_bits(Field::Cr0, 1 << 31)
+        } else {
+            case
+        });
+    };
+    for bit in 0..32 {
+        write(0, 1 << bit, false, 0);
+        write(1 << bit, 0, false, 0);
+    }
+    write(0, 0, false, 0x800);
+    write(0, 0x900, false, 0x800);
+    // NXE, SCE, LME and LMA with paging on.
+    if mode != Mode::Real {
+        for value in [0, 1, 0x100, 0x400, 0x800, 0x900] {
+            write(0, value, true, 0);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::Field;
 use super::super::case::{Case, Mode};
 use super::super::layout::{self as at, Raw, selector};
-use super::super::op::Op;
+use super::super::op::{Far, Op};
 use super::super::world::{access, flag, kind, tss32};
 use super::{direct, levels, of, protected};
 
@@ -17,6 +17,8 @@ pub(super) fn add(cases: &mut Vec<Case>) {
     targets(cases);
     stacks(cases);
     short_forms(cases);
+    icebp(cases);
+    upper_half(cases);
     for iopl in 0..4 {
         let mode = Mode::Virtual8086 { iopl };
         let gate = |dpl| {
@@ -202,6 +204,98 @@ fn stacks(cases: &mut Vec<Case>) {
             at::STACK_1,
             raw(access(1, kind::DATA), 0xFFFF, 0),
         );
+    }
+}
+
+/// F1, a trap to vector 1 that no privilege level is checked for.
+fn icebp(cases: &mut Vec<Case>) {
+    let case = |mode, name: String| Case::new("ICEBP", name, mode, [0xF1], Op::Icebp);
+    let virtual_8086 = (0..3).map(|iopl| Mode::Virtual8086 { iopl });
+    for mode in levels().into_iter().chain(virtual_8086) {
+        cases.push(case(mode, "the usual gate".to_owned()));
+        cases.push(case(mode, "the usual gate, IF".to_owned()).with_bits(Field::Eflags, 0x200));
+        if mode == Mode::Real {
+            continue;
+        }
+        for kind in 0..0x20 {
+            for dpl in [0, 3] {
+                for present in [true, false] {
+                    let target = if kind == kind::TASK {
+                        selector::TSS_OTHER
+                    } else {
+                        selector::CODE_32
+                    };
+                    let byte = access(dpl, kind) & if present { 0xFF } else { 0x7F };
+                    let gate = Raw::gate(target, at::landing(3), byte, 0);
+                    let name = format!("type {kind:x} dpl {dpl} p {}", u32::from(present));
+                    cases.push(case(mode, name).gate(1, gate));
+                }
+            }
+        }
+        // What the error code says of an event that is not the program's own.
+        for target in [
+            0,
+            selector::BEYOND,
+            of(selector::CODE_32, 3),
+            selector::DATA_32,
+        ] {
+            let gate = Raw::gate(target, at::landing(3), access(0, kind::TRAP_32), 0);
+            cases.push(case(mode, format!("gate to {target:x}")).gate(1, gate));
+        }
+    }
+}
+
+/// The upper half of ESP on the way to an inner stack of 16 or 32 bits, by an interrupt and by a call.
+fn upper_half(cases: &mut Vec<Case>) {
+    const GATE: u16 = selector::VICTIM + 8;
+    let modes = [2, 3].map(|cpl| protected(cpl, true));
+    for mode in modes.into_iter().chain([Mode::Virtual8086 { iopl: 3 }]) {
+        // The driver can set the upper half of ESP in virtual-8086 mode, from where the way leads to level 0.
+        let (level, top, outers) = if mode.is_protected() {
+            (1, at::STACK_1, &[0][..])
+        } else {
+            (0, at::STACK_0, &[0, 0xABCD][..])
+        };
+        let entry = at::TSS + tss32::ESP0 + 8 * u32::from(level);
+        for (kind, call) in [
+            (kind::INTERRUPT_16, kind::CALL_16),
+            (kind::INTERRUPT_32, kind::CALL_32),
+        ] {
+            for (big, inner) in [(true, 0), (false, 0), (false, 0x1234)] {
+                for outer in outers {
+                    let flags = if big { flag::DB } else { 0 };
+                    let stack = Raw::segment(0, 0xFFFF, access(level, kind::DATA), flags);
+                    let set = |case: Case| {
+                        case.descriptor(selector::VICTIM, stack)
+                            .memory(entry, 4, inner << 16 | top)
+                            .memory(entry + 4, 2, u32::from(selector::VICTIM) + u32::from(level))
+                            .with_bits(Field::Esp, outer << 16)
+                    };
+                    let bits = if big { 32 } else { 16 };
+                    let name = |gate: u8| {
+                        format!("ESP {inner:x}:, from {outer:x}:, gate {gate:x}, {bits}-bit stack")
+                    };
+                    let target = of(selector::CODE_32, level);
+                    let gate = |kind| Raw::gate(target, at::landing(3), access(3, kind), 0);
+                    let code = [0xCD, VECTOR];
+                    let case = Case::new("INT n", name(kind), mode, code, Op::Int(VECTOR));
+                    cases.push(set(case).gate(VECTOR, gate(kind)));
+                    if !mode.is_protected() {
+                        continue;
+                    }
+                    let mut code = vec![0x9A, 0, 0, 0, 0];
+                    code.extend_from_slice(&GATE.to_le_bytes());
+                    let op = Op::FarTo {
+                        how: Far::Call,
+                        selector: GATE,
+                        offset: 0,
+                        size: 4,
+                    };
+                    let case = Case::new("far CALL", name(call), mode, code, op);
+                    cases.push(set(case).descriptor(GATE, gate(call)));
+                }
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod control;
 mod descriptors;
 mod flags;
 mod gates;
+mod new_tasks;
 mod ports;
 mod segments;
 mod stacks;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Case> {
         gates::add,
         transfers::add,
         tasks::add,
+        new_tasks::add,
     ] {
         add(&mut cases);
     }

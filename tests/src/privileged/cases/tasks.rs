@@ -3,22 +3,22 @@
 use super::super::Field;
 use super::super::case::{Case, Mode};
 use super::super::layout::{self as at, Raw, selector};
-use super::super::op::{Far, Op};
-use super::super::world::{access, descriptor_address, flag, kind, tss32};
-use super::{of, protected};
+use super::super::op::{Far, Op, Unit};
+use super::super::world::{access, kind, tss32};
+use super::{direct, protected, sized};
 
 pub(super) fn add(cases: &mut Vec<Case>) {
     for cpl in 0..4 {
         let mode = protected(cpl, true);
         switches(cases, mode);
         returns(cases, mode);
-        if cpl == 0 {
-            bad_tasks(cases, mode);
-        }
+    }
+    for iopl in 0..4 {
+        from_virtual_8086(cases, Mode::Virtual8086 { iopl });
     }
 }
 
-fn far(mode: Mode, how: Far, selector: u16, name: String) -> Case {
+pub(super) fn far(mode: Mode, how: Far, selector: u16, name: String) -> Case {
     let opcode = match how {
         Far::Jump => 0xEA,
         Far::Call => 0x9A,
@@ -35,7 +35,7 @@ fn far(mode: Mode, how: Far, selector: u16, name: String) -> Case {
 }
 
 /// A TSS descriptor, with its type and access.
-fn tss(base: u32, limit: u32, kind: u8, dpl: u8, present: bool) -> Raw {
+pub(super) fn tss(base: u32, limit: u32, kind: u8, dpl: u8, present: bool) -> Raw {
     let byte = access(dpl, kind) & if present { 0xFF } else { 0x7F };
     Raw::segment(base, limit, byte, 0)
 }
@@ -156,77 +156,52 @@ fn returns(cases: &mut Vec<Case>, mode: Mode) {
     }
 }
 
-/// Tasks whose state is bad: the exception is the new task's.
-fn bad_tasks(cases: &mut Vec<Case>, mode: Mode) {
-    let other = at::TSS_OTHER;
-    let busy = |case: Case| {
-        let address = descriptor_address(selector::TSS_OTHER) + 5;
-        case.memory(address, 1, access(3, kind::TSS_32).into())
-    };
-    let segment = |index: u32| other + tss32::ES + 4 * index;
-    let victim = selector::VICTIM;
-    for how in [Far::Jump, Far::Call] {
-        let mut with = |name: &str, address: u32, value: u32, raw: Raw| {
-            let case = far(mode, how, selector::TSS_OTHER, format!("{how:?} {name}"));
-            cases.push(busy(case).memory(address, 4, value).descriptor(victim, raw));
-        };
-        let absent = |kind: u8| Raw::segment(0, 0xFFFF, access(0, kind) & 0x7F, flag::DB);
-        let level_3 = |kind: u8| Raw::segment(0, 0xFFFF, access(3, kind), flag::DB);
-        let v = u32::from(victim);
-        with(
-            "LDT beyond",
-            other + tss32::LDT,
-            selector::BEYOND.into(),
-            Raw(0),
-        );
-        with("LDT local", other + tss32::LDT, 0x0C, Raw(0));
-        with("LDT null", other + tss32::LDT, 0, Raw(0));
-        with("LDT absent", other + tss32::LDT, v, absent(kind::LDT));
-        with(
-            "LDT of another type",
-            other + tss32::LDT,
-            v,
-            level_3(kind::DATA),
-        );
-        with("CS null", segment(1), 0, Raw(0));
-        with("CS beyond", segment(1), selector::BEYOND.into(), Raw(0));
-        with(
-            "CS data",
-            segment(1),
-            v,
-            Raw::segment(0, 0xFFFF, access(0, kind::DATA), flag::DB),
-        );
-        with("CS dpl 3", segment(1), v, level_3(kind::CODE));
-        with("SS null", segment(2), 0, Raw(0));
-        with("SS dpl 3", segment(2), v, level_3(kind::DATA));
-        with(
-            "SS rpl 3",
-            segment(2),
-            u32::from(selector::DATA_32) + 3,
-            Raw(0),
-        );
-        with("SS absent", segment(2), v, absent(kind::DATA));
-        with("DS beyond", segment(3), selector::BEYOND.into(), Raw(0));
-        with("DS system", segment(3), v, level_3(kind::LDT));
-        with(
-            "DS execute-only",
-            segment(3),
-            v,
-            level_3(kind::CODE_EXECUTE),
-        );
-        with("DS absent", segment(3), v, absent(kind::DATA));
-        with("FS null", segment(4), 3, Raw(0));
-        with("GS dpl 3", segment(5), v, level_3(kind::DATA));
-        with("EIP beyond the limit", other + tss32::EIP, 0x1_0000, Raw(0));
-        // A task at level 3.
-        let case = far(mode, how, selector::TSS_OTHER, format!("{how:?} level 3"));
-        let user = |family: u16| u32::from(of(family, 3));
+/// Interrupts and exceptions through a task gate in virtual-8086 mode, and what is none there.
+fn from_virtual_8086(cases: &mut Vec<Case>, mode: Mode) {
+    let bound = direct(mode, &[0x62], 0, at::DATA);
+    let offset = at::DATA;
+    for (name, vector, code, op) in [
+        ("INT n", 0x40, &[0xCD, 0x40][..], Op::Int(0x40)),
+        ("INT3", 3, &[0xCC], Op::Int3),
+        ("INTO", 4, &[0xCE], Op::Into),
+        ("ICEBP", 1, &[0xF1], Op::Icebp),
+        ("BOUND", 5, &bound, Op::Bound { offset, size: 2 }),
+        // #UD, #NM and #GP, the last one with an error code.
+        ("SLDT", 6, &[0x0F, 0x00, 0xC0], Op::Sldt { size: 2 }),
+        ("FLD1", 7, &[0xD9, 0xE8], Op::Unit(Unit::X87)),
+        ("LMSW", 13, &[0x0F, 0x01, 0xF0], Op::Lmsw),
+        ("CLI", 13, &[0xFA], Op::Cli),
+    ] {
+        for (task, raw) in [
+            ("32-bit", tss(at::TSS_OTHER, 0x67, kind::TSS_32, 0, true)),
+            ("16-bit", tss(at::TSS_16, 0x2B, kind::TSS_16, 0, true)),
+            ("busy", tss(at::TSS_OTHER, 0x67, kind::TSS_32_BUSY, 0, true)),
+            ("absent", tss(at::TSS_OTHER, 0x67, kind::TSS_32, 0, false)),
+            ("too small", tss(at::TSS_OTHER, 0x66, kind::TSS_32, 0, true)),
+        ] {
+            for dpl in [0, 3] {
+                let gate = Raw::gate(selector::VICTIM, 0, access(dpl, kind::TASK), 0);
+                let name = format!("{name} {task}, gate dpl {dpl}");
+                let case = Case::new("task switch", name, mode, code, op);
+                let case = case.descriptor(selector::VICTIM, raw).gate(vector, gate);
+                // OF, IF and NT; TS.
+                let case = case.with_bits(Field::Eflags, 0x4A00);
+                let case = case.memory(at::DATA, 4, 0x0020_0010);
+                cases.push(case.with_bits(Field::Cr0, if vector == 7 { 8 } else { 0 }));
+            }
+        }
+    }
+    // NT means nothing to IRET there.
+    for size in [2, 4] {
+        let code = sized(mode, size, &[0xCF]);
+        let op = Op::Iret { size };
+        let case = Case::new("IRET", "NT in virtual-8086 mode", mode, code, op);
         cases.push(
-            busy(case)
-                .memory(segment(0), 4, user(selector::DATA_32))
-                .memory(segment(1), 4, user(selector::CODE_32))
-                .memory(segment(2), 4, user(selector::DATA_32))
-                .memory(segment(3), 4, user(selector::DATA_32)),
+            case.with_bits(Field::Eflags, 0x4000)
+                .memory(at::TSS + tss32::LINK, 2, selector::TSS_OTHER.into())
+                .memory(at::STACK, size, at::landing(2))
+                .memory(at::STACK + size, size, 0)
+                .memory(at::STACK + 2 * size, size, 0x4202),
         );
     }
 }

@@ -7,7 +7,7 @@ use iced_x86::code_asm::{
 
 use super::super::Field;
 use super::super::layout::{self as at, selector};
-use super::{CR0, Code, SYSENTER, UART, output, record};
+use super::{CR0, Code, MSRS, UART, output, record};
 
 /// The rest of the state, then the line that tells what changed.
 pub(super) fn collect() -> Code {
@@ -47,7 +47,7 @@ pub(super) fn collect() -> Code {
     a.mov(dword_ptr(output(Field::Dr7)), eax)?;
     a.mov(eax, dr6)?;
     a.mov(dword_ptr(output(Field::Dr6)), eax)?;
-    for (msr, field) in SYSENTER {
+    for (msr, field) in MSRS {
         a.mov(ecx, msr)?;
         a.rdmsr()?;
         a.mov(dword_ptr(output(field)), eax)?;

@@ -7,7 +7,7 @@ mod qemu;
 use super::Field;
 use super::case::Case;
 use super::machines::Machine;
-use super::model::Expected;
+use super::model::{Expected, vector};
 use super::outcome::{Difference, Outcome};
 
 /// A difference in its context.
@@ -27,8 +27,46 @@ impl Subject<'_> {
     /// Vectors by the manual and by the machine.
     #[must_use]
     pub fn vectors(&self) -> (u32, u32) {
-        let found = self.outcome.field(&self.case.state, Field::Vector);
-        (self.expected.state[Field::Vector], found)
+        (
+            self.expected.state[Field::Vector],
+            self.found(Field::Vector),
+        )
+    }
+
+    /// A field by the machine.
+    fn found(&self, field: Field) -> u32 {
+        self.outcome.field(&self.case.state, field)
+    }
+
+    /// The machine carried the instruction out and went on behind it, to UD2.
+    fn ran(&self) -> bool {
+        let end = self.case.state[Field::Eip] + self.case.code.len() as u32;
+        self.found(Field::Vector) == u32::from(vector::UD) && self.found(Field::Eip) == end
+    }
+
+    /// The machine ended at the instruction itself with `vector`.
+    fn refused(&self, vector: u8) -> bool {
+        self.found(Field::Vector) == u32::from(vector)
+            && self.found(Field::Eip) == self.case.state[Field::Eip]
+    }
+
+    /// A task switch, to tasks whose name has one of `texts` in it.
+    fn switches(&self, texts: &[&str]) -> bool {
+        ["task switch", "IRET"].contains(&self.case.instruction)
+            && texts.iter().any(|text| self.named(text))
+    }
+
+    /// REP INS or REP OUTS of nothing, where the bitmap denies the port.
+    fn denied_nothing(&self) -> bool {
+        let nothing = self.named("count 0, denied") || self.named("count 10000, denied");
+        nothing && self.ends(&["REP INS", "REP OUTS"], vector::UD, vector::GP)
+    }
+
+    /// The upper half of ESP on an inner 16-bit stack, which is the TSS's by the manual.
+    fn upper_half_of_esp(&self) -> bool {
+        matches!(self.difference, Difference::Field { field: Field::Esp, expected, found }
+            if (expected ^ found) & 0xFFFF == 0)
+            && self.named("16-bit stack")
     }
 
     /// The case is one of an instruction, and these are its vectors by the manual and by the machine.

@@ -1,8 +1,10 @@
 //! Where QEMU's TCG differs from the manual, and why.
 
 use super::super::Field;
+use super::super::layout as at;
 use super::super::model::{flag, vector as v};
 use super::super::op::Op;
+use super::super::world::tss32;
 use super::{Difference, Rule, Subject};
 
 const fn rule(
@@ -29,21 +31,46 @@ fn upper_half(s: &Subject<'_>) -> bool {
         if (expected ^ found) & 0xFFFF == 0)
 }
 
+/// Flags that a task switch has saved in a 32-bit TSS differ in these bits, and in no others.
+fn saved_flags(s: &Subject<'_>, bits: u32) -> bool {
+    let tasks = [at::TSS, at::TSS_OTHER].map(|task| task + tss32::EFLAGS);
+    matches!(s.difference, Difference::Word { address, expected, found }
+        if tasks.contains(&address) && (expected ^ found) & !bits == 0)
+}
+
+/// The machine has zeros where ones are expected, and nothing else differs.
+fn zeros_for_ones(s: &Subject<'_>) -> bool {
+    match s.difference {
+        Difference::Field {
+            expected, found, ..
+        }
+        | Difference::Word {
+            expected, found, ..
+        } => (expected ^ found) & found == 0,
+        Difference::Stopped => false,
+    }
+}
+
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "RF",
-        reason: "TCG saves EFLAGS as they are when it delivers a fault; SDM vol. 3A, 17.3.1.1: the image of a fault has RF set",
+        reason: "TCG saves EFLAGS as they are when it delivers a fault; SDM vol. 3B, 17.3.1.1: the image of a fault has RF set, on the stack or in the TSS",
         everywhere: true,
-        explains: |s| s.only_bits(Field::Eflags, flag::RF),
+        explains: |s| s.only_bits(Field::Eflags, flag::RF) || saved_flags(s, flag::RF),
     },
     rule(
         "LOCK",
         "TCG ignores LOCK on most instructions that cannot be locked, or checks the privilege level first; SDM vol. 2A, LOCK: #UD, which comes with decoding",
-        |s| s.case.instruction == "LOCK",
+        |s| {
+            // MOV DS loads a selector that is none.
+            let faults = s.case.mode.cpl() != 0 || s.case.code.get(1) == Some(&0x8E);
+            let unlocked = s.ran() || faults && s.refused(v::GP);
+            s.case.instruction == "LOCK" && unlocked
+        },
     ),
     rule(
         "reserved bits of CR0",
-        "TCG keeps the reserved bits of CR0; SDM vol. 3A, 2.5: they are ignored and read as 0",
+        "TCG keeps the reserved bits of CR0; SDM vol. 2B, MOV to CR: they remain clear",
         |s| s.case.instruction == "MOV to CR" && s.only_bits(Field::Cr0, CR0_RESERVED),
     ),
     rule(
@@ -78,20 +105,28 @@ pub(super) const RULES: &[Rule] = &[
                 );
             let wide = matches!(
                 s.case.op,
-                Op::In { size: 2 | 4, .. } | Op::Ins { size: 2 | 4 }
+                Op::In { size: 2 | 4, .. } | Op::Ins { size: 2 | 4 } | Op::RepIns { size: 2 | 4 }
             );
-            wide && value && s.vectors() == (v::UD.into(), v::UD.into())
+            wide && value && zeros_for_ones(s)
         },
     ),
     rule(
+        "reserved bits of EFER",
+        "TCG drops the bits of EFER that the processor has not; SDM vol. 2C, WRMSR: #GP",
+        |s| s.ends(&["WRMSR"], v::GP, v::UD) && s.named("EFER"),
+    ),
+    rule(
         "missing MSRs",
-        "TCG reads an MSR that does not exist as 0 and drops writes; SDM vol. 2B, RDMSR and WRMSR: #GP",
-        |s| s.ends(&["RDMSR", "WRMSR"], v::GP, v::UD),
+        "TCG reads an MSR that does not exist as 0 and drops writes; SDM vol. 2B, RDMSR, and 2C, WRMSR: #GP",
+        |s| s.ends(&["RDMSR", "WRMSR"], v::GP, v::UD) && !s.named("EFER"),
     ),
     rule(
         "RDPMC",
-        "TCG has no performance counters and no RDPMC: #UD whatever ECX is",
-        |s| s.case.instruction == "RDPMC",
+        "TCG has no performance counters: where RDPMC is allowed, #UD whatever ECX is",
+        |s| {
+            let allowed = s.case.mode.cpl() == 0 || s.case.state[Field::Cr4] & 0x100 != 0;
+            s.case.instruction == "RDPMC" && allowed && s.refused(v::UD)
+        },
     ),
     rule(
         "SYSENTER",
@@ -100,7 +135,7 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "general detect",
-        "TCG has no DR7.GD; SDM vol. 3A, 17.2.4: #DB",
+        "TCG has no DR7.GD; SDM vol. 3B, 17.2.4: #DB",
         |s| s.ends(&["MOV from DR", "MOV to DR"], v::DB, v::UD),
     ),
     rule(
@@ -121,7 +156,10 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "EMMS",
         "TCG runs EMMS whatever CR0.EM and TS are; SDM vol. 2A, EMMS: #UD and #NM",
-        |s| s.case.instruction == "EMMS",
+        |s| {
+            let expected = [v::UD, v::NM].map(u32::from).contains(&s.vectors().0);
+            s.case.instruction == "EMMS" && expected && s.ran()
+        },
     ),
     rule(
         "EM and TS",
@@ -137,11 +175,13 @@ pub(super) const RULES: &[Rule] = &[
             s.case.instruction == "segment limit" && faults
                 || s.named("memory beyond the limit")
                     && s.ends(&["SLDT", "STR", "SMSW"], v::GP, v::UD)
+                || s.named("beyond the limit") && s.ends(&["FXSAVE", "FXRSTOR"], v::GP, v::UD)
+                || s.named("a limit") && s.ends(&["REP INS", "REP OUTS"], v::GP, v::UD)
         },
     ),
     rule(
         "segment types",
-        "TCG does not look at type and presence of a segment on accesses; SDM vol. 3A, 5.5: #GP",
+        "TCG does not look at type and presence of a segment on accesses; SDM vol. 3A, 5.4: #GP",
         |s| s.ends(&["segment rights"], v::GP, v::UD),
     ),
     rule(
@@ -155,8 +195,42 @@ pub(super) const RULES: &[Rule] = &[
         },
     ),
     rule(
+        "count of 0",
+        "TCG looks at the I/O permission bitmap for REP INS and OUTS even if the count is 0; SDM vol. 2B, REP: with a count of 0 the instruction is not carried out",
+        |s| s.denied_nothing(),
+    ),
+    rule(
+        "reserved bits of MXCSR",
+        "TCG loads any MXCSR; SDM vol. 2A, FXRSTOR: #GP",
+        |s| s.ends(&["FXRSTOR"], v::GP, v::UD) && s.named("MXCSR "),
+    ),
+    rule(
+        "upper half of ESP",
+        "TCG loads SP alone on the way to an inner 16-bit stack; SDM vol. 2A, INT n and CALL: ESP is loaded",
+        |s| s.upper_half_of_esp(),
+    ),
+    rule(
+        "EXT",
+        "TCG has no EXT bit in error codes; SDM vol. 3A, 6.13: it is set for what happens while an exception is delivered",
+        |s| s.only_bits(Field::Error, 1),
+    ),
+    rule(
+        "virtual-8086 mode and a 16-bit task",
+        "TCG keeps VM in a switch to a 16-bit TSS; SDM vol. 3A, 7.6: the new task is not in virtual-8086 mode, as its EFLAGS have no such bit",
+        |s| {
+            let from = s.named("16-bit") && !s.case.mode.is_protected();
+            from && s.switches(&[""])
+                || s.switches(&["to Virtual8086"]) && s.named("handled by a task")
+        },
+    ),
+    rule(
+        "conforming code of a task",
+        "TCG wants DPL = RPL of any code segment of a new task; SDM vol. 3A, table 6-6: DPL <= CPL if it is conforming",
+        |s| s.switches(&["to Level(3): CS conforming"]),
+    ),
+    rule(
         "limit of the target",
-        "TCG does not check the target of a gate or a return against the limit of its code segment; SDM vol. 2A, CALL, INT n, IRET, RET: #GP",
+        "TCG does not check the target of a gate or a return against the limit of its code segment; SDM vol. 2A, CALL, INT n, IRET, and 2B, RET: #GP",
         |s| {
             let instructions = ["INT n", "far CALL", "far RET", "IRET"];
             s.ends(&instructions, v::GP, v::UD) && (s.named("limit") || s.named("beyond"))
@@ -170,7 +244,12 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "conforming code behind a gate",
         "TCG enters conforming code behind a call gate at the segment's level; SDM vol. 3A, 5.8.4: the level stays, and so does the stack",
-        |s| s.case.instruction == "far CALL" && s.named("gate") && s.named("to type 1f"),
+        |s| {
+            let gate = s.case.instruction == "far CALL" && s.named("gate");
+            let level = |cs: u32| cs & 3;
+            gate && s.named("to type 1f")
+                && level(s.found(Field::Cs)) < level(s.expected.state[Field::Cs])
+        },
     ),
     rule(
         "accessed bit of code",
@@ -182,7 +261,7 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "absent stack",
-        "TCG gives #NP for an outer stack segment that is not present; SDM vol. 2A, IRET and RET, and vol. 3A, interrupt 11: #SS",
+        "TCG gives #NP for an outer stack segment that is not present; SDM vol. 2A, IRET, vol. 2B, RET, and vol. 3A, interrupt 11: #SS",
         |s| s.ends(&["IRET", "far RET"], v::SS, v::NP) && s.named("stack absent"),
     ),
     rule(
@@ -203,11 +282,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         "16-bit task",
         "TCG keeps the upper halves of the registers in a switch to a 16-bit TSS, Bochs fills them with ones; the SDM says nothing, and the model is with Bochs",
-        |s| {
-            ["task switch", "IRET"].contains(&s.case.instruction)
-                && s.named("16-bit")
-                && upper_half(s)
-        },
+        |s| s.switches(&["16-bit", "handled by a task"]) && upper_half(s),
     ),
     rule(
         "task gate to no task",
@@ -216,24 +291,23 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule(
         "failed task",
-        "the SDM leaves open with which stack and level a #TS is delivered when the new task's LDT, CS or SS is bad (vol. 3A, interrupt 10); TCG pushes on what SS was, here SS is not usable and a double fault follows",
-        |s| {
-            let tasks = ["task switch", "IRET"];
-            s.ends(&tasks, v::DF, v::TS) || s.ends(&tasks, v::DF, v::NP)
-        },
+        "TCG delivers a fault of the new task's LDT, CS or SS at the old task's level, and on a stack at base 0 if that is the handler's; SDM vol. 3A, 7.3 and interrupt 10: the fault is the new task's, at the level of its CS, and segment registers not yet checked may not be usable: a handler of the same level has no stack there, and a double fault follows",
+        |s| s.switches(&[": LDT ", ": CS ", ": SS "]) && !s.named("handled by a task"),
     ),
     rule(
         "EIP of a failed task",
-        "TCG saves the old task's EIP with a fault that the new task's segments or EIP cause; SDM vol. 3A, interrupt 10: the fault is the new task's",
+        "TCG saves the old task's EIP, or the offset in its page, with a fault that the new task's segments or EIP cause; SDM vol. 3A, interrupt 10: the fault is the new task's",
         |s| {
-            let eip = matches!(
-                s.difference,
-                Difference::Field {
-                    field: Field::Eip,
-                    ..
+            // Of EIP, the offset in its page.
+            let old = |eip: u32| (eip ^ s.case.state[Field::Eip]) & 0xFFF == 0;
+            let saved = match s.difference {
+                Difference::Field { field, found, .. } => field == Field::Eip && old(found),
+                Difference::Word { address, found, .. } => {
+                    address == at::TSS_OTHER + tss32::EIP && old(found)
                 }
-            );
-            eip && ["task switch", "IRET"].contains(&s.case.instruction)
+                Difference::Stopped => false,
+            };
+            saved && s.switches(&[""])
         },
     ),
 ];

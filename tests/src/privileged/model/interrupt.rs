@@ -14,7 +14,12 @@ impl Cpu {
             return self.real_interrupt(fault.vector);
         }
         let flags = self.state[Field::Eflags];
-        self.state[Field::Eflags] |= flag::RF;
+        if !fault.trap {
+            self.state[Field::Eflags] |= flag::RF;
+        }
+        if let Some(address) = fault.address {
+            self.state[Field::Cr2] = address;
+        }
         let result = self.interrupt(fault.vector, fault.code, false);
         if result.is_err() {
             self.state[Field::Eflags] = flags;
@@ -51,8 +56,8 @@ impl Cpu {
     fn interrupt(&mut self, vector: u8, code: Option<u32>, software: bool) -> Step<u32> {
         let external = !software;
         let own = Fault {
-            vector: vector::GP,
             code: Some(u32::from(vector) * 8 + 2),
+            ..Fault::new(vector::GP)
         }
         .external(external);
         let entry = u32::from(vector) * 8;

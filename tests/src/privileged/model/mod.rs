@@ -8,12 +8,14 @@ mod segment;
 mod task;
 mod transfer;
 
+pub(crate) use ops::EFER;
+
 use super::case::Case;
-use super::driver::has_error_code;
+use super::driver::{Preparation, has_error_code};
 use super::layout::{self as at, selector};
 use super::op::Seg;
 use super::world::Memory;
-use super::{Field, State};
+use super::{Field, State, units};
 use segment::{Descriptor, Hidden};
 
 /// Vectors of exceptions.
@@ -30,6 +32,7 @@ pub(crate) mod vector {
     pub(crate) const NP: u8 = 11;
     pub(crate) const SS: u8 = 12;
     pub(crate) const GP: u8 = 13;
+    pub(crate) const PF: u8 = 14;
     pub(crate) const MF: u8 = 16;
 }
 
@@ -56,6 +59,10 @@ pub(crate) mod flag {
 pub(crate) struct Fault {
     pub(crate) vector: u8,
     pub(crate) code: Option<u32>,
+    /// What CR2 becomes.
+    pub(crate) address: Option<u32>,
+    /// A trap: it is reported behind the instruction, and RF stays clear in the image of EFLAGS.
+    pub(crate) trap: bool,
 }
 
 impl Fault {
@@ -65,14 +72,19 @@ impl Fault {
         } else {
             None
         };
-        Fault { vector, code }
+        Fault {
+            vector,
+            code,
+            address: None,
+            trap: false,
+        }
     }
 
     /// With a selector's index and table.
     pub(crate) const fn of(vector: u8, selector: u16) -> Fault {
         Fault {
-            vector,
             code: Some(selector as u32 & 0xFFFC),
+            ..Fault::new(vector)
         }
     }
 
@@ -87,6 +99,13 @@ impl Fault {
     /// Divide error, #TS, #NP, #SS, #GP (Intel SDM vol. 3A, table 6-4).
     const fn is_contributory(self) -> bool {
         matches!(self.vector, 0 | 10..=13)
+    }
+
+    /// A second exception on the way to the handler makes a double fault (table 6-5).
+    const fn doubles(self, second: Fault) -> bool {
+        let page = self.vector == vector::PF;
+        second.is_contributory() && (page || self.is_contributory())
+            || page && second.vector == vector::PF
     }
 }
 
@@ -118,6 +137,8 @@ pub(crate) struct Cpu {
     pub(crate) cpl: u8,
     /// An x87 exception is pending.
     pub(crate) pending_x87: bool,
+    /// The registers of x87 and SSE, as FXSAVE shows them.
+    units: [u8; units::SIZE],
     /// A task switch has happened: faults are the new task's.
     pub(crate) committed: bool,
 }
@@ -131,7 +152,11 @@ impl Cpu {
             ldt: Hidden::default(),
             tr: Hidden::default(),
             cpl: case.mode.cpl(),
-            pending_x87: case.preparation == super::driver::Preparation::PendingX87,
+            pending_x87: matches!(
+                case.preparation,
+                Preparation::PendingX87 | Preparation::UnitsPending
+            ),
+            units: units::prepared(case.preparation == Preparation::UnitsPending),
             committed: false,
         };
         for seg in Seg::ALL {
@@ -250,7 +275,7 @@ pub fn expected(case: &Case) -> Result<Expected, Shutdown> {
         // Wherever it went, UD2 is there, if it can be fetched.
         Ok(()) => cpu.next(),
         Err(fault) => {
-            if !cpu.committed && !ops::is_trap(case.op, fault) {
+            if !cpu.committed && !fault.trap {
                 // As if the instruction had not started.
                 cpu.state[Field::Eip] = start[Field::Eip];
             }
@@ -267,7 +292,12 @@ pub fn expected(case: &Case) -> Result<Expected, Shutdown> {
                 fault = cpu.next();
             }
             Err(_) if fault.vector == vector::DF => return Err(Shutdown),
-            Err(second) if fault.is_contributory() && second.is_contributory() => {
+            Err(second) if fault.trap && !cpu.committed => {
+                // ICEBP did not come to its end.
+                cpu.state[Field::Eip] = start[Field::Eip];
+                fault = second;
+            }
+            Err(second) if fault.doubles(second) => {
                 fault = Fault::new(vector::DF);
             }
             Err(second) => fault = second,
@@ -325,7 +355,7 @@ impl Cpu {
         }
         if self.real() {
             state[Field::Eflags] &= 0xFFFF;
-        } else {
+        } else if !fault.trap {
             // Faults set RF in the image (Intel SDM vol. 3A, section 17.3.1.1).
             state[Field::Eflags] |= flag::RF;
         }

@@ -4,9 +4,10 @@ use super::super::Field;
 use super::super::driver::SCRATCH;
 
 use super::super::op::{Op, Seg, Unit};
+use super::super::units;
 use super::super::world::{kind, tss32};
 use super::segment::{Descriptor, Hidden, is_null, rpl};
-use super::{Cpu, Fault, Step, flag, vector};
+use super::{Cpu, Fault, Step, flag, mask, vector};
 
 /// Bits of CR0 (Intel SDM vol. 3A, section 2.5).
 mod cr0 {
@@ -33,13 +34,12 @@ mod cr4 {
 /// Bits of CR4 that Ringshift's processors with SSE have.
 pub(crate) const CR4_BITS: u32 = 0x7BC;
 
+/// IA32_EFER, and the bit of it that processors without Intel 64 have: execute disable.
+pub(crate) const EFER: u32 = 0xC000_0080;
+const EFER_NXE: u32 = 1 << 11;
+
 /// DR7.GD and DR6.BD.
 const GENERAL_DETECT: u32 = 1 << 13;
-
-/// ICEBP is a trap: it is reported behind the instruction.
-pub(super) fn is_trap(op: Op, fault: Fault) -> bool {
-    op == Op::Icebp && fault.vector == vector::DB
-}
 
 impl Cpu {
     pub(super) fn execute(&mut self, op: Op) -> Step {
@@ -70,6 +70,8 @@ impl Cpu {
             }
             Op::Iret { size } => self.interrupt_return(size),
             Op::In { .. } | Op::Out { .. } | Op::Ins { .. } | Op::Outs { .. } => self.port(op),
+            Op::RepIns { size } => self.repeat(Op::Ins { size }),
+            Op::RepOuts { size } => self.repeat(Op::Outs { size }),
             Op::LoadTable { gdt, offset, wide } => self.load_table(gdt, offset, wide),
             Op::StoreTable { gdt, offset } => self.store_table(gdt, offset),
             Op::Lldt | Op::Ltr => self.load_system(op == Op::Ltr),
@@ -193,7 +195,11 @@ impl Cpu {
                 }
                 Ok(())
             }
-            Op::Icebp => Err(Fault::new(vector::DB)),
+            // DR6 stays as it is (newer editions, INT n).
+            Op::Icebp => Err(Fault {
+                trap: true,
+                ..Fault::new(vector::DB)
+            }),
             Op::MovSeg(Seg::Cs) => ud,
             Op::MovSeg(seg) => self.load(seg, self.state[Field::Eax] as u16),
             Op::PopSeg { seg, size } => {
@@ -246,6 +252,11 @@ impl Cpu {
                 Ok(())
             }
             Op::Unit(unit) => self.unit(unit),
+            Op::FxSave { offset } => self.save_units(offset),
+            Op::FxRestore { offset } => {
+                self.restore_units(offset)?;
+                self.save_units(offset)
+            }
         }
     }
 
@@ -280,7 +291,7 @@ impl Cpu {
         self.state[Field::Esp] = esp;
     }
 
-    /// IN, OUT, INS, OUTS (vol. 1, section 19.5).
+    /// IN, OUT, INS, OUTS (vol. 1, section 18.5).
     fn port(&mut self, op: Op) -> Step {
         let edx = self.state[Field::Edx] as u16;
         let (port, size) = match op {
@@ -315,6 +326,47 @@ impl Cpu {
                 self.set_low(Field::Esi, if wide { 4 } else { 2 }, esi);
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// REP: the count is looked at first, and nothing else if it is 0 (vol. 2B, "REP").
+    fn repeat(&mut self, op: Op) -> Step {
+        let size = if self.seg[Seg::Cs as usize].big { 4 } else { 2 };
+        while self.state[Field::Ecx] & mask(size) != 0 {
+            self.port(op)?;
+            let count = self.state[Field::Ecx].wrapping_sub(1);
+            self.set_low(Field::Ecx, size, count);
+        }
+        Ok(())
+    }
+
+    /// The operand of FXSAVE and FXRSTOR, where it may be accessed.
+    fn units_operand(&mut self, offset: u32, write: bool) -> Step<u32> {
+        self.unit(Unit::Fxsave)?;
+        let address = self.check_access(Seg::Ds, offset, units::SIZE as u32, write)?;
+        if address % 16 != 0 {
+            return Err(Fault::new(vector::GP));
+        }
+        Ok(address)
+    }
+
+    fn save_units(&mut self, offset: u32) -> Step {
+        let address = self.units_operand(offset, true)?;
+        let image = self.units;
+        self.memory.put(address, &image[..units::WRITTEN]);
+        Ok(())
+    }
+
+    fn restore_units(&mut self, offset: u32) -> Step {
+        let address = self.units_operand(offset, false)?;
+        let mxcsr = self.memory.read(address + units::offset::MXCSR as u32, 4);
+        let sse = self.state[Field::Cr4] & cr4::OSFXSR != 0;
+        if sse && mxcsr & !units::MXCSR_BITS != 0 {
+            return Err(Fault::new(vector::GP));
+        }
+        for (byte, address) in self.units[..units::WRITTEN].iter_mut().zip(address..) {
+            *byte = self.memory.byte(address);
         }
         Ok(())
     }
@@ -462,6 +514,13 @@ impl Cpu {
             0x174 => Field::SysenterCs,
             0x175 => Field::SysenterEsp,
             0x176 => Field::SysenterEip,
+            EFER => {
+                let value = (self.state[Field::Edx], self.state[Field::Eax]);
+                if write && (value.0 != 0 || value.1 & !EFER_NXE != 0) {
+                    return Err(Fault::new(vector::GP));
+                }
+                Field::Efer
+            }
             // The time-stamp counter.
             0x10 => return Ok(()),
             _ => return Err(Fault::new(vector::GP)),

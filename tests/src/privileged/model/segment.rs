@@ -1,6 +1,7 @@
 //! Descriptors, loads of segment registers, and accesses through them.
 
 use super::super::Field;
+use super::super::layout as at;
 use super::super::op::Seg;
 use super::super::world::kind;
 use super::{Cpu, Fault, Step, vector};
@@ -224,7 +225,27 @@ impl Cpu {
         if !Cpu::inside(hidden, offset, size) {
             return Err(fault);
         }
-        Ok(hidden.base.wrapping_add(offset))
+        let address = hidden.base.wrapping_add(offset);
+        self.check_page(address, size, write)?;
+        Ok(address)
+    }
+
+    /// Paging, with the page directories of the driver: all that a case reaches is mapped, but for
+    /// what [`at::PAGE_DIRECTORY_HOLE`] leaves out.
+    fn check_page(&self, address: u32, size: u32, write: bool) -> Step {
+        let paging = self.state[Field::Cr0] >> 31 != 0;
+        let last = address.wrapping_add(size - 1);
+        let hole = at::HOLE..at::HOLE + (4 << 20);
+        let reached = hole.contains(&address) || hole.contains(&last);
+        if !paging || self.state[Field::Cr3] != at::PAGE_DIRECTORY_HOLE || !reached {
+            return Ok(());
+        }
+        let user = self.cpl == 3;
+        Err(Fault {
+            code: Some(u32::from(write) << 1 | u32::from(user) << 2),
+            address: Some(address.max(at::HOLE)),
+            ..Fault::new(vector::PF)
+        })
     }
 
     pub(crate) fn read_segment(&self, seg: Seg, offset: u32, size: u32) -> Step<u32> {

@@ -103,7 +103,7 @@ impl Cpu {
                 let selector = selectors[seg as usize];
                 self.set(seg, selector, Hidden::paragraph(selector));
             }
-            selectors = [0; 7];
+            selectors[..6].fill(0);
         }
         self.task_segments(selectors, external)?;
         if let Some(code) = code {
@@ -191,6 +191,11 @@ impl Cpu {
     fn task_segments(&mut self, selectors: [u16; 7], external: bool) -> Step {
         let ext = |fault: Fault| fault.external(external);
         let ldt = selectors[6];
+        let cs = selectors[Seg::Cs as usize];
+        if !self.v86() {
+            // The level is that of the selector in CS, which has been loaded (section 7.3).
+            self.cpl = rpl(cs);
+        }
         for seg in Seg::ALL {
             if !self.v86() {
                 self.set(seg, selectors[seg as usize], Hidden::default());
@@ -213,7 +218,6 @@ impl Cpu {
         if self.v86() {
             return Ok(());
         }
-        let cs = selectors[Seg::Cs as usize];
         let bad = ext(Fault::of(vector::TS, cs));
         if is_null(cs) {
             return Err(bad);
@@ -232,7 +236,6 @@ impl Cpu {
         if !code.present() {
             return Err(ext(Fault::of(vector::NP, cs)));
         }
-        self.cpl = level;
         self.mark_accessed(cs);
         self.set(Seg::Cs, cs, code.hidden());
         let ss = selectors[Seg::Ss as usize];
