@@ -14,7 +14,7 @@ use crate::{paths, programs};
 const END: &str = "END";
 
 /// A machine that sends nothing for so long has stopped; for a host that is busy.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Bochs's ROM images.
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
