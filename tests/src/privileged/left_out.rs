@@ -19,7 +19,7 @@ pub struct LeftOut {
 pub const LEFT_OUT: &[LeftOut] = &[
     LeftOut {
         machine: Machine::Qemu,
-        reason: "ICEBP: TCG stops the machine for a debugger (SDM vol. 2A, INT n: #DB)",
+        reason: "ICEBP: TCG has no such instruction and raises #UD (SDM vol. 2A, INT n, in editions from 2018 on: #DB)",
         covers: |case| case.op == Op::Icebp,
     },
     LeftOut {

@@ -148,7 +148,7 @@ pub fn page(cases: &[Case], columns: &BTreeMap<Machine, Column>) -> String {
             *reasons.entry((*machine, reason)).or_default() += 1;
         }
     }
-    page.push_str(" Left out, because the machine would not get to the next case:\n\n");
+    page.push_str(" Left out, most because the machine would not get to the next case:\n\n");
     for ((machine, reason), count) in reasons {
         let _ = writeln!(page, "- {}, {count} cases: {reason}", machine.name());
     }
