@@ -6,7 +6,7 @@ use shadow_mmu::{Mmu, MmuConfig, PAGE_SIZE, Privilege, RangeKind};
 use std::fmt::Write as _;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use translator::state::seg;
+use translator::state::{eflags, seg};
 use translator::{Exit, Kicker, Platform, RunLimits, Vcpu, VcpuConfig};
 
 /// How a program ended.
@@ -245,6 +245,8 @@ impl Machine {
             // FOP, FIP and FDP of the host, which ran another form of the instruction; what the guest sees of
             // them is in memory.
             state.fpu.0[6..24].fill(0);
+            // Set between two iterations of a string instruction, where a step ends. A shutdown keeps it.
+            state.eflags &= !eflags::RF;
         }
         for at in (0..512).filter(|at| a.fpu.0[*at] != b.fpu.0[*at]) {
             let (x, y) = (a.fpu.0[at], b.fpu.0[at]);
