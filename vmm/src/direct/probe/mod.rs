@@ -73,8 +73,9 @@ pub(super) fn v86() -> Legacy {
     legacy::v86()
 }
 
-/// The probe as a whole is interrupted after this; on a useful host it takes a few milliseconds.
-const LIMIT: Duration = Duration::from_millis(600);
+/// The probe as a whole is interrupted after this; on a useful host it takes a few milliseconds, on a busy
+/// one that emulates its processor a second.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// A probe that has begun.
 #[derive(Debug)]
@@ -165,7 +166,7 @@ mod tests {
     use lab::selector;
 
     #[test]
-    fn the_probe_ends_in_time_and_runs_everything() {
+    fn the_probe_ends_and_runs_everything() {
         let probe = match start() {
             Ok(started) => started.finish().compat32,
             Err(error) => {
@@ -173,7 +174,6 @@ mod tests {
                 return;
             }
         };
-        assert!(probe.probe_us < 2_000_000, "{} us", probe.probe_us);
         assert_eq!(probe.checks.len(), checks::COUNT);
         assert_eq!(probe.usable, probe.speed.is_some());
         if let Some(speed) = probe.speed {
