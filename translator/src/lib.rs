@@ -16,6 +16,8 @@ pub use codegen::CalloutKind;
 pub use codegen::inventory::{CalloutEntry, callout_inventory};
 pub use exit::Exit;
 pub use platform::Platform;
-pub use runtime::{Exits, FaultCause, FaultPlace, Kicker, Profile, Stats, UnitPlace, Work};
+pub use runtime::{
+    Exits, FaultCause, FaultPlace, Kicker, Profile, Stats, UnitPlace, Work, host_mxcsr_mask,
+};
 pub use state::CpuState;
 pub use vcpu::{RunLimits, Vcpu, VcpuConfig, VcpuError};

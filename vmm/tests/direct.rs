@@ -480,6 +480,8 @@ fn fpu_state_goes_in_and_comes_out() {
         guest.program(&program);
         guest.state.fpu = FxState::initial();
         guest.state.fpu.0[160..164].copy_from_slice(&[1, 2, 3, 4]); // XMM0
+        let mxcsr = 0x1FC0 & translator::host_mxcsr_mask(); // denormals are zeros
+        guest.state.fpu.0[24..28].copy_from_slice(&mxcsr.to_le_bytes());
         let exit = guest.run();
         if guest.state.eip == CODE {
             eprintln!("SKIPPED: this host's KVM does not run x87 instructions");
@@ -499,6 +501,7 @@ fn fpu_state_goes_in_and_comes_out() {
         assert_eq!(fpu[4], 0x80, "one register in use");
         assert_eq!(fpu[32..42], [0, 0, 0, 0, 0, 0, 0, 0x90, 0, 0x40], "2.25");
         assert_eq!(fpu[160..164], [1, 2, 3, 4], "XMM0");
+        assert_eq!(fpu[24..28], mxcsr.to_le_bytes(), "MXCSR");
     }
     // With CR0.TS of the guest set, every use is the guest's business.
     guest.state.cr0 |= cr0::TS;

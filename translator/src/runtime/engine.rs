@@ -178,7 +178,7 @@ impl Engine {
             events: Vec::new(),
             stats: Stats::default(),
             model,
-            checks_mxcsr: mxcsr::host_mask() & !model.mxcsr_mask() != 0,
+            checks_mxcsr: mxcsr::host_mxcsr_mask() & !model.mxcsr_mask() != 0,
             strict,
             count,
             kick,

@@ -30,5 +30,6 @@ mod units;
 
 pub(crate) use engine::Engine;
 pub use kick::Kicker;
+pub use mxcsr::host_mxcsr_mask;
 pub use profile::{FaultCause, FaultPlace, Profile, UnitPlace, Work};
 pub use stats::{Exits, Stats};

@@ -12,8 +12,9 @@ const IMAGE: usize = 24;
 /// Offset of MXCSR_MASK in an image of FXSAVE.
 pub(super) const MASK: usize = 28;
 
-/// The host's MXCSR_MASK.
-pub(super) fn host_mask() -> u32 {
+/// The host's MXCSR_MASK: the bits of MXCSR that its FXRSTOR and LDMXCSR take (Intel SDM vol. 1, section
+/// 11.6.6).
+pub fn host_mxcsr_mask() -> u32 {
     let mut image = FxState([0; 512]);
     // SAFETY: every x86-64 processor has FXSAVE; the image has the size and the alignment that it asks for.
     unsafe { std::arch::x86_64::_fxsave(image.0.as_mut_ptr()) };

@@ -48,6 +48,8 @@ pub struct DirectExecution {
     attached: bool,
     /// See [`EAGER_RUNS`].
     eager_runs: u32,
+    /// The bits of MXCSR that the host has.
+    mxcsr_mask: u32,
     hidden_faults: u64,
     /// The run ended with a single-step trap.
     stepped: bool,
@@ -90,6 +92,7 @@ impl DirectExecution {
             ldt: ShadowTable::new(Kind::Ldt),
             attached: false,
             eager_runs: 0,
+            mxcsr_mask: translator::host_mxcsr_mask(),
             hidden_faults: 0,
             stepped: false,
             edits: Vec::new(),
@@ -129,7 +132,8 @@ impl DirectExecution {
         };
         self.world.set_guest_control(state.cr0, state.cr4 | trap);
         let fpu_use = self.fpu_use(state);
-        self.world.load_fpu(&loadable(&state.fpu).0, fpu_use);
+        self.world
+            .load_fpu(&loadable(&state.fpu, self.mxcsr_mask).0, fpu_use);
         context
     }
 
@@ -376,13 +380,10 @@ fn usable_ldt(ldtr: &Segment) -> Option<(u32, usize)> {
     there.then(|| (ldtr.base, (ldtr.limit as usize).saturating_add(1)))
 }
 
-/// An FPU state that `fxrstor` takes: reserved bits of MXCSR would be #GP in the monitor.
-fn loadable(state: &FxState) -> FxState {
-    /// MXCSR without DAZ, which not every processor has.
-    const MXCSR_BITS: u16 = 0xFFBF;
+/// An FPU state that `fxrstor` takes: bits of MXCSR outside of `mask` would be #GP in the monitor.
+fn loadable(state: &FxState, mask: u32) -> FxState {
     let mut area = *state;
-    let [low, high] = MXCSR_BITS.to_le_bytes();
-    for (byte, mask) in area.0[24..28].iter_mut().zip([low, high, 0, 0]) {
+    for (byte, mask) in area.0[24..28].iter_mut().zip(mask.to_le_bytes()) {
         *byte &= mask;
     }
     area
@@ -411,7 +412,9 @@ mod tests {
     fn reserved_bits_of_mxcsr_are_not_loaded() {
         let mut state = FxState::initial();
         state.0[24..28].copy_from_slice(&0xFFFF_FFFFu32.to_le_bytes());
-        assert_eq!(loadable(&state).0[24..28], 0x0000_FFBFu32.to_le_bytes());
-        assert_eq!(loadable(&FxState::initial()), FxState::initial());
+        for mask in [0x0000_FFBFu32, 0x0000_FFFF] {
+            assert_eq!(loadable(&state, mask).0[24..28], mask.to_le_bytes());
+        }
+        assert_eq!(loadable(&FxState::initial(), 0xFFBF), FxState::initial());
     }
 }
