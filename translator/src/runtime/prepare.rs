@@ -241,7 +241,8 @@ impl Engine {
         if access.write {
             system.check_write(linear, size as usize, privilege)?;
         }
-        if access.read || may_not_write(insn) {
+        // FXSAVE need not write the reserved bytes of the registers, and some processors leave the pointers.
+        if access.read || image || may_not_write(insn) {
             let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
             system.read_linear(linear, part, privilege)?;
         }
