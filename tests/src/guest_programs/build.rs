@@ -54,9 +54,15 @@ fn compile(arguments: &[&Path], output: &Path) -> io::Result<std::process::Outpu
         .output()
 }
 
+/// A part of a file's name that no other test has, in this process or another.
+fn unique() -> String {
+    let thread = std::thread::current().id();
+    format!("{}.{thread:?}", std::process::id())
+}
+
 /// True where a program that does nothing can be compiled.
 fn has_compiler(dir: &Path) -> io::Result<bool> {
-    let source = dir.join(format!("probe.{}.c", std::process::id()));
+    let source = dir.join(format!("probe.{}.c", unique()));
     let output = source.with_extension("out");
     std::fs::write(&source, "int main(void) { return 0; }\n")?;
     let works = compile(&[&source], &output).is_ok_and(|done| done.status.success());
@@ -77,7 +83,7 @@ pub fn build() -> Result<PathBuf, BuildError> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
         .collect();
     files.sort();
-    let partial = dir.join(format!("programs.{}", std::process::id()));
+    let partial = dir.join(format!("programs.{}", unique()));
     let arguments: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let done = compile(&arguments, &partial);
     if !done.as_ref().is_ok_and(|done| done.status.success()) {
