@@ -30,6 +30,9 @@ const PAGE_TABLES_BYTES: u32 = 0x4000;
 const PROGRAMS: u32 = 0x20_0000;
 const DATA_PAGES: u32 = 0x30_0000;
 pub(super) const DATA_BYTES: u32 = 16 * PAGE;
+// Numbers of data pages: the one at `user::FLIPPED` at first, and the one at all of `user::BETWEEN`.
+const FLIPPED: u32 = 5;
+const BETWEEN: u32 = 13;
 const CODE_PAGE: u32 = 0x31_0000;
 const INITIAL_DATA: u32 = 0x32_0000;
 const END: u32 = INITIAL_DATA + DATA_BYTES;
@@ -42,20 +45,31 @@ pub const MOST_PROGRAMS: usize = ((DATA_PAGES - PROGRAMS) / PAGE) as usize;
 pub mod user {
     /// The program's page, read-only at first.
     pub const CODE: u32 = 0x4000_0000;
-    /// Eight pages; see the constants below for those that are not plain memory.
+    /// The first of 14 pages; see the constants below for those that are not plain memory. They stand
+    /// apart, as it is up to the processor which page it looks at first when an access reaches into
+    /// two that fault.
     pub const DATA: u32 = 0x4001_0000;
     /// Can be read only.
     pub const READ_ONLY: u32 = DATA + 0x2000;
     /// Not present.
-    pub const ABSENT: u32 = DATA + 0x3000;
+    pub const ABSENT: u32 = DATA + 0x4000;
     /// For the supervisor only.
-    pub const SUPERVISOR: u32 = DATA + 0x4000;
+    pub const SUPERVISOR: u32 = DATA + 0x6000;
     /// System call 82h puts another page here, or makes it read-only.
-    pub const FLIPPED: u32 = DATA + 0x5000;
+    pub const FLIPPED: u32 = DATA + 0x8000;
     /// Mapped by the kernel at first use.
-    pub const LAZY: u32 = DATA + 0x6000;
+    pub const LAZY: u32 = DATA + 0xA000;
     /// The program's page again, writable.
-    pub const CODE_ALIAS: u32 = DATA + 0x7000;
+    pub const CODE_ALIAS: u32 = DATA + 0xC000;
+    /// The plain pages between these.
+    pub const BETWEEN: [u32; 6] = [
+        READ_ONLY + 0x1000,
+        ABSENT + 0x1000,
+        SUPERVISOR + 0x1000,
+        FLIPPED + 0x1000,
+        LAZY + 0x1000,
+        CODE_ALIAS + 0x1000,
+    ];
     /// The end of the stack: two pages below it, none above.
     pub const STACK: u32 = 0x4002_2000;
     /// ESP at the start. Some processors read more for a far return than they need in the end.
@@ -207,7 +221,7 @@ global_asm!(
     ".set LAZY_PAGE, {lazy}",
     ".set LAZY_ENTRY, {page_tables} + 0x2000 + ({lazy} >> 12 & 0x3FF) * 4",
     ".set FLIP_ENTRY, {page_tables} + 0x2000 + ({flipped} >> 12 & 0x3FF) * 4",
-    ".set FLIP_BITS, ({data_pages} + 5 * 0x1000) ^ ({data_pages} + 8 * 0x1000)",
+    ".set FLIP_BITS, ({data_pages} + {flipped_page} * 0x1000) ^ ({data_pages} + 8 * 0x1000)",
     ".set CODE_ENTRY, {page_tables} + 0x2000",
     ".set CR0_BITS, 0x80050022", // PG, AM, WP, NE, MP
     ".set CR4_BITS, 0x604",      // OSFXSR, OSXMMEXCPT; TSD, as no two readings are the same
@@ -278,6 +292,7 @@ global_asm!(
     programs = const PROGRAMS,
     lazy = const user::LAZY,
     flipped = const user::FLIPPED,
+    flipped_page = const FLIPPED,
     variables = const VARIABLES,
     fpu_area = const FPU_AREA,
     initial_fpu = const INITIAL_FPU,
@@ -339,17 +354,20 @@ fn page_tables(image: &mut Image) {
     let plain = PRESENT | WRITE | USER;
     entry(low, 0, data(12) | plain);
     entry(middle, user::CODE, CODE_PAGE | PRESENT | USER);
-    for page in 0..8 {
-        let linear = user::DATA + page * PAGE;
-        let value = match linear {
-            user::READ_ONLY => data(page) | PRESENT | USER,
-            user::ABSENT => 0,
-            user::SUPERVISOR => data(page) | PRESENT | WRITE,
-            user::LAZY => data(page) | WRITE | USER,
-            user::CODE_ALIAS => CODE_PAGE | plain,
-            _ => data(page) | plain,
-        };
+    for (linear, value) in [
+        (user::DATA, data(0) | plain),
+        (user::DATA + PAGE, data(1) | plain),
+        (user::READ_ONLY, data(2) | PRESENT | USER),
+        (user::ABSENT, 0),
+        (user::SUPERVISOR, data(4) | PRESENT | WRITE),
+        (user::FLIPPED, data(FLIPPED) | plain),
+        (user::LAZY, data(6) | WRITE | USER),
+        (user::CODE_ALIAS, CODE_PAGE | plain),
+    ] {
         entry(middle, linear, value);
+    }
+    for linear in user::BETWEEN {
+        entry(middle, linear, data(BETWEEN) | plain);
     }
     for page in 0..2 {
         entry(
@@ -377,18 +395,19 @@ pub(super) fn scene() -> Scene {
         writable,
         executable: true, // no NX in these page tables
     };
-    let mappings = vec![
+    let mut mappings = vec![
         page(0, 12, true),
         page(user::CODE, CODE_IN_IMAGE, false),
         page(user::DATA, 0, true),
         page(user::DATA + 0x1000, 1, true),
         page(user::READ_ONLY, 2, false),
-        page(user::FLIPPED, 5, true),
+        page(user::FLIPPED, FLIPPED, true),
         page(user::CODE_ALIAS, CODE_IN_IMAGE, true),
         page(user::STACK - 0x1000, 9, true),
         page(user::STACK - 0x2000, 10, true),
         page(user::TOP, 11, true),
     ];
+    mappings.extend(user::BETWEEN.map(|linear| page(linear, BETWEEN, true)));
     Scene {
         mappings,
         image_len: (DATA_BYTES + PAGE) as usize,

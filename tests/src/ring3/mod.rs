@@ -16,15 +16,17 @@ pub use program::{Character, Page, program};
 
 use crate::generate::Rng;
 
-/// A bzImage with the programs `numbers` of a seed. `detail` is what its kernel prints.
+/// A bzImage with the programs `numbers` of a seed, at most [`MOST_PROGRAMS`]. `detail` is what its
+/// kernel prints.
 #[must_use]
 pub fn image(
     seed: u64,
-    numbers: std::ops::Range<u32>,
+    numbers: impl IntoIterator<Item = u32>,
     character: Character,
     detail: Detail,
 ) -> Vec<u8> {
     let programs: Vec<Page> = numbers
+        .into_iter()
         .map(|number| program(seed, number, character))
         .collect();
     layout::image(&programs, &data(seed), character, detail)
