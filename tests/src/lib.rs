@@ -1,5 +1,6 @@
 //! Helpers shared by the test suites.
 
+pub mod boot_disk;
 pub mod bzimage;
 pub mod compare;
 pub mod console;
@@ -11,6 +12,7 @@ pub mod guests;
 pub mod hwvirt;
 pub mod initrd;
 pub mod modules;
+pub mod monitor;
 pub mod moo;
 pub mod native;
 pub mod open_bus;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::console::{self, ConsoleError, Finished};
 use crate::paths;
@@ -21,6 +24,9 @@ pub enum ScriptedError {
     /// No file for the script or the picture.
     #[error("cannot use the build directory: {0}")]
     File(#[from] io::Error),
+    /// The statistics are none.
+    #[error("the statistics cannot be read: {0}")]
+    Statistics(#[from] serde_json::Error),
     /// The script did not come to its end, or the run went wrong.
     #[error("{name} under {policy}: {end}\n{stderr}")]
     Failed {
@@ -50,6 +56,32 @@ pub struct Scripted<'a> {
     pub limit: Duration,
 }
 
+/// What a guest left.
+#[derive(Debug)]
+pub struct Driven {
+    /// The program's end, with what it said.
+    pub end: Finished,
+    /// Its statistics.
+    pub stats: Value,
+}
+
+impl Driven {
+    /// One of the counters, by its JSON pointer; 0 if it is not there.
+    #[must_use]
+    pub fn count(&self, path: &str) -> u64 {
+        self.stats
+            .pointer(path)
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
+    }
+
+    /// How the run ended, in the words of the statistics.
+    #[must_use]
+    pub fn ending(&self) -> &str {
+        self.stats["ending"].as_str().unwrap_or_default()
+    }
+}
+
 /// The directory for pictures of guests: `target/pictures`.
 ///
 /// # Errors
@@ -68,22 +100,40 @@ impl Scripted<'_> {
     /// # Errors
     ///
     /// A step of the script failed, or the machine did.
-    pub fn run(&self, policy: &str, options: &[&str]) -> Result<Finished, ScriptedError> {
-        let name = format!("{}-{policy}", self.name);
+    pub fn run(&self, policy: &str, options: &[&str]) -> Result<Driven, ScriptedError> {
+        self.run_with(programs::ringshift()?, policy, options)
+    }
+
+    /// The same with a command that runs `ringshift`, on a host that it makes.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::run`].
+    pub fn run_with(
+        &self,
+        mut command: Command,
+        policy: &str,
+        options: &[&str],
+    ) -> Result<Driven, ScriptedError> {
+        let plain = policy.split(':').next().unwrap_or(policy);
+        let name = format!("{}-{plain}", self.name);
         let pictures = pictures()?;
         let script = pictures.join(format!("{name}.script"));
+        let stats = pictures.join(format!("{name}.json"));
         fs::write(&script, self.script)?;
-        let mut command = programs::ringshift()?;
         command
             .args(["run", self.image, "--memory", self.memory])
             .args(["--policy", policy, "--serial", "null", "--script"])
             .arg(&script)
             .arg("--screenshot")
             .arg(pictures.join(format!("{name}.png")))
+            .arg("--stats")
+            .arg(&stats)
             .args(options);
         let end = console::run(command, self.limit)?;
         if end.code() == Some(0) {
-            return Ok(end);
+            let stats = serde_json::from_str(&fs::read_to_string(stats)?)?;
+            return Ok(Driven { end, stats });
         }
         Err(ScriptedError::Failed {
             name: self.name.to_owned(),

@@ -1,17 +1,25 @@
 //! Systems that boot from floppy disks, by what their screens show. A picture of each last screen is
 //! left in `target/pictures`.
+//!
+//! Each runs under `translate`, `vmware` and `random`. DOS, MikeOS, GRUB and memtest86+ are in real mode
+//! or in ring 0 all the time: no state of theirs may run directly, and the statistics say so. OpenBSD has
+//! programs in ring 3: under `random` some of them run directly where there is a KVM. Where that is one
+//! with hardware behind it, they all do: suite `hwvirt_floppy`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringshift_tests::packages::{Package, Packages};
-use ringshift_tests::scripted::{Scripted, shared_image, snapshot};
+use ringshift_tests::scripted::{Driven, Scripted, shared_image, snapshot};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Runs a script under each policy.
-fn drive(name: &str, image: &str, memory: &str, script: &str, policies: &[&str]) {
+/// Policies for guests without programs in ring 3.
+const POLICIES: [&str; 3] = ["translate", "vmware", "random"];
+
+/// Runs a script under a policy.
+fn drive(name: &str, image: &str, memory: &str, script: &str, policy: &str) -> Driven {
     let guest = Scripted {
         name,
         image,
@@ -19,9 +27,25 @@ fn drive(name: &str, image: &str, memory: &str, script: &str, policies: &[&str])
         script,
         limit: LIMIT,
     };
-    for policy in policies {
-        let end = guest.run(policy, &["--audit", "--timeout", "280"]);
-        end.unwrap_or_else(|error| panic!("{error}"));
+    let options = ["--audit", "--timeout", "280"];
+    let driven = guest.run(policy, &options);
+    driven.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs a script under each policy. The guest never leaves real mode and ring 0.
+fn drive_ring_0(name: &str, image: &str, memory: &str, script: &str) {
+    for policy in POLICIES {
+        let driven = drive(name, image, memory, script, policy);
+        let count = |path: &str| driven.count(path);
+        assert!(count("/decisions/evaluations") > 10, "{:#}", driven.stats);
+        assert_eq!(count("/decisions/legal"), 0, "{:#}", driven.stats);
+        assert_eq!(count("/runs/direct"), 0, "{:#}", driven.stats);
+        let ring3 = "/decisions/ring3/translated/runs";
+        assert_eq!(count(ring3), 0, "{:#}", driven.stats);
+        let reasons = ["REAL_MODE", "NOT_RING_3"];
+        let refused = reasons.map(|name| count(&format!("/decisions/refusals_by_reason/{name}")));
+        let all = count("/decisions/evaluations");
+        assert_eq!(refused.iter().sum::<u64>(), all, "{:#}", driven.stats);
     }
 }
 
@@ -34,6 +58,7 @@ fn from_package(package: Package, file: &str) -> PathBuf {
         .join(file)
 }
 
+/// `mem` is on neither of FreeDOS's disks; `memory` is built into its shell.
 #[test]
 fn freedos_answers_commands_and_plays_a_game() {
     let Some(image) = shared_image("freedos-720k.img") else {
@@ -43,9 +68,15 @@ fn freedos_answers_commands_and_plays_a_game() {
 wait Welcome to FreeDOS
 wait Try 'invaders' or 'snake' or 'tetris' for fun.
 wait A:\\>
+type cls\n
+wait-gone FreeDOS
 type ver\n
 wait FreeCom version
-idle 0.5
+type mem\n
+wait Bad command or filename - "MEM"
+type memory\n
+wait Environment segment
+wait Heap
 type cls\ndir\n
 wait bytes free
 type tetris\n
@@ -57,13 +88,7 @@ sleep 0.5
 sendkey spc
 wait-gone "SCORE:              "
 "#;
-    drive(
-        "freedos-720k",
-        &image,
-        "16",
-        script,
-        &["translate", "random"],
-    );
+    drive_ring_0("freedos-720k", &image, "16", script);
 }
 
 #[test]
@@ -72,9 +97,7 @@ fn what_freedos_writes_is_there_after_a_reboot() {
         return;
     };
     // A copy that is written to, not a snapshot: the file is looked at in the end.
-    let original = image.trim_end_matches(",snapshot=on");
-    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("freedos-written.img");
-    fs::write(&copy, fs::read(original).unwrap()).unwrap();
+    let original = fs::read(image.trim_end_matches(",snapshot=on")).unwrap();
     let script = r"
 wait A:\\>
 type echo kept on the disk > kept.txt\n
@@ -85,17 +108,22 @@ wait A:\\>
 type type kept.txt\n
 wait kept on the disk
 ";
-    drive(
-        "freedos-1440k",
-        copy.to_str().unwrap(),
-        "16",
-        script,
-        &["translate"],
-    );
-    let written = fs::read(&copy).unwrap();
-    let text = b"kept on the disk";
-    assert!(written.windows(text.len()).any(|window| window == text));
-    assert_ne!(written, fs::read(original).unwrap());
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("freedos-written.img");
+    for policy in POLICIES {
+        fs::write(&copy, &original).unwrap();
+        let driven = drive(
+            "freedos-1440k",
+            copy.to_str().unwrap(),
+            "16",
+            script,
+            policy,
+        );
+        assert_eq!(driven.count("/decisions/legal"), 0, "{:#}", driven.stats);
+        let written = fs::read(&copy).unwrap();
+        let text = b"kept on the disk";
+        assert!(written.windows(text.len()).any(|window| window == text));
+        assert_ne!(written, original);
+    }
 }
 
 #[test]
@@ -117,7 +145,7 @@ wait MikeOS 4.5
 type hangman\n
 wait MikeOS Hangman
 ";
-    drive("mikeos", &image, "4", script, &["translate", "random"]);
+    drive_ring_0("mikeos", &image, "4", script);
 }
 
 #[test]
@@ -134,7 +162,7 @@ type ls\n
 wait (fd0)
 ";
     let image = snapshot(&floppy);
-    drive("grub", &image, "32", script, &["translate"]);
+    drive_ring_0("grub", &image, "32", script);
 }
 
 #[test]
@@ -157,21 +185,56 @@ sendkey f5
 wait Pass:  1
 wait Errors: 0
 ";
-    drive("memtest86", &snapshot(&path), "8", script, &["translate"]);
+    drive_ring_0("memtest86", &snapshot(&path), "8", script);
 }
 
+/// Under `random` some of its programs run directly: not many, as here that may be slow.
 #[test]
-fn openbsd_installer_gives_a_shell() {
-    let Some(image) = shared_image("openbsd-floppy.img") else {
+fn openbsd_installer_gives_a_shell_that_reads_and_writes_floppy_disks() {
+    let (Some(image), Some(dos)) = (
+        shared_image("openbsd-floppy.img"),
+        shared_image("freedos-1440k.img"),
+    ) else {
         return;
     };
-    let script = r"
+    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openbsd-writes.img");
+    let script = format!(
+        r"
 timeout 200
 wait (I)nstall, (U)pgrade or (S)hell?
+wait fd0 at fdc0 drive 0: 1.44MB 80 cyl, 2 head, 18 sec
 type s\n
 wait #
 type ls /bin\n
 wait chmod
-";
-    drive("openbsd", &image, "64", script, &["translate"]);
+type mount -r /dev/fd0a /mnt ; ls -l /mnt\n
+wait 1330915 Nov  6  2000 bsd
+type umount /mnt ; echo g''one\n
+wait gone
+change floppy0 {}
+type mount -t msdos /dev/fd0c /mnt ; ls /mnt\n
+wait COMMAND.COM
+type echo kept on the disk > /mnt/kept.txt ; umount /mnt ; echo wr''itten\n
+wait written
+",
+        copy.display()
+    );
+    for policy in ["translate", "random:direct=0.1"] {
+        fs::write(
+            &copy,
+            fs::read(dos.trim_end_matches(",snapshot=on")).unwrap(),
+        )
+        .unwrap();
+        let driven = drive("openbsd", &image, "64", &script, policy);
+        let written = fs::read(&copy).unwrap();
+        let text = b"kept on the disk";
+        assert!(written.windows(text.len()).any(|window| window == text));
+        let direct = driven.count("/runs/direct");
+        if policy == "translate" || driven.stats["direct_available"] == false {
+            assert_eq!(direct, 0, "{:#}", driven.stats);
+        } else {
+            assert!(direct >= 20, "{direct} runs: {:#}", driven.stats);
+            assert!(driven.count("/decisions/legal") > direct);
+        }
+    }
 }

@@ -125,3 +125,45 @@ impl Board {
         self.helper.arm(deadline, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use devices::{AccessSize, Chipset, ChipsetConfig};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::helper::{Helper, Watch};
+    use crate::serial::{SerialOutput, SharedOutput};
+
+    /// What the guest reads from the keyboard controller until it has nothing more.
+    fn read_keys(board: &mut Board) -> Vec<u8> {
+        let mut read = Vec::new();
+        for _ in 0..20 {
+            let now = board.clock.now();
+            if board.chipset.port_read(0x64, AccessSize::Byte, now) & 1 != 0 {
+                read.push(board.chipset.port_read(0x60, AccessSize::Byte, now) as u8);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        read
+    }
+
+    #[test]
+    fn a_key_that_is_released_late_does_not_repeat() {
+        let stop = Arc::default();
+        let helper = Helper::start(Watch::default(), Vec::new(), Arc::clone(&stop)).unwrap();
+        let output = SharedOutput::new(SerialOutput::new(None, None, stop));
+        let chipset = Chipset::new(ChipsetConfig::new()).unwrap();
+        let mut board = Board::new(chipset, Clock::start(), helper, output);
+        assert!(board.send_keys(&"a".parse().unwrap(), None));
+        assert_eq!(read_keys(&mut board), [0x1e]);
+        // A busy host: the vCPU's thread comes to its timers after the delay of the typematic.
+        thread::sleep(Duration::from_millis(700));
+        board.catch_up();
+        assert_eq!(read_keys(&mut board), [0x9e]);
+    }
+}

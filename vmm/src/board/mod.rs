@@ -99,8 +99,9 @@ impl Board {
         self.take_events();
         self.feed();
         let now = self.clock.now();
-        self.chipset.advance(now);
+        // Before the timers: on a busy host the release of a key comes late, and the key would repeat.
         self.type_on(now);
+        self.chipset.advance(now);
         self.arm(now);
         self.output.lock().flush();
     }

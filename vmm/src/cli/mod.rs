@@ -313,6 +313,10 @@ fn take_signals() -> Result<SignalFd, CliError> {
         .into_iter()
         .collect();
     signals.thread_block().map_err(host("block signals"))?;
+    // A file that reaches the limit of `ulimit -f` fails to be written, like one on a full disk, and
+    // does not kill the machine.
+    let file_limit: SigSet = [Signal::SIGXFSZ].into_iter().collect();
+    file_limit.thread_block().map_err(host("block signals"))?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(host("watch for signals"))
 }
