@@ -327,7 +327,7 @@ fn pieces(address: u64, length: usize) -> impl Iterator<Item = (usize, AccessSiz
 impl Platform for Board {
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
         let size = AccessSize::from_bytes(usize::from(size)).unwrap_or(AccessSize::Byte);
-        let now = self.clock.now();
+        let now = self.access_time();
         let value = self.chipset.port_read(port, size, now);
         self.settle(now);
         value
@@ -335,14 +335,14 @@ impl Platform for Board {
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         let size = AccessSize::from_bytes(usize::from(size)).unwrap_or(AccessSize::Byte);
-        let now = self.clock.now();
+        let now = self.access_time();
         self.chipset
             .port_write(port, size, value & size.ones(), now);
         self.settle(now);
     }
 
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
-        let now = self.clock.now();
+        let now = self.access_time();
         for (offset, size) in pieces(gpa, data.len()) {
             let value = self
                 .chipset
@@ -359,7 +359,7 @@ impl Platform for Board {
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
-        let now = self.clock.now();
+        let now = self.access_time();
         for (offset, size) in pieces(gpa, data.len()) {
             let bytes = data
                 .get(offset..offset + usize::from(size.bytes()))
