@@ -29,14 +29,13 @@ impl Keyboard {
         let mut program = Program::new()?;
         let a = &mut program.a;
         let (mut get, mut put, mut start) = (a.create_label(), a.create_label(), a.create_label());
-        let (mut empty, mut busy) = (a.create_label(), a.create_label());
+        let mut busy = a.create_label();
         a.jmp(start)?;
         // AL: the next byte.
         a.set_label(&mut get)?;
-        a.set_label(&mut empty)?;
         a.in_(al, 0x64)?;
         a.test(al, 1)?;
-        a.jz(empty)?;
+        a.jz(get)?;
         a.in_(al, 0x60)?;
         a.ret()?;
         // AL to the keyboard; its answer is taken.
