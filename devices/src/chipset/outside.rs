@@ -37,9 +37,13 @@ impl Chipset {
     }
 
     /// Keys moved, told as scan codes of set 2. False if they were dropped.
+    ///
+    /// They go before what is due: where nobody called for longer than the delay of the typematic, a
+    /// key that is released now does not repeat.
     pub fn keyboard_input(&mut self, scan_codes: &[u8], now: Nanos) -> bool {
-        let now = self.tick(now);
+        let now = self.now.max(now);
         let taken = self.devices.i8042.keys(scan_codes, now);
+        self.tick(now);
         self.schedule();
         taken
     }

@@ -246,6 +246,27 @@ fn keyboard_interrupt_comes_through() {
 }
 
 #[test]
+fn a_key_released_late_does_not_repeat() {
+    let mut chipset = board();
+    init_pics(&mut chipset);
+    assert!(chipset.keyboard_input(&[0x1c], Nanos::ZERO));
+    let at = chipset.next_event().unwrap();
+    assert_eq!(inb(&mut chipset, 0x60, at), 0x1e);
+    // Its delay is over, and nobody has looked since.
+    let late = Nanos::from_secs(1);
+    assert!(chipset.keyboard_input(&[0xf0, 0x1c], late));
+    let mut now = late;
+    let mut read = Vec::new();
+    for _ in 0..100 {
+        now = now.after(1_000_000);
+        if inb(&mut chipset, 0x64, now) & 1 != 0 {
+            read.push(inb(&mut chipset, 0x60, now));
+        }
+    }
+    assert_eq!(read, [0x9e]);
+}
+
+#[test]
 fn power_button_is_a_level_triggered_sci() {
     let mut chipset = board();
     init_pics(&mut chipset);
