@@ -383,6 +383,61 @@ impl MmioBus {
         self.write_part(devices, address, size, value & size.ones(), now);
     }
 
+    /// Writes `data` from `address` on, as accesses of `size` in ascending order.
+    pub fn write_span<D: MmioDevices>(
+        &mut self,
+        devices: &mut D,
+        address: u64,
+        size: AccessSize,
+        data: &[u8],
+        now: Nanos,
+    ) {
+        let step = usize::from(size.bytes());
+        self.counters.writes += (data.len() / step) as u64;
+        if let Some((offset, id)) = self.whole_span(address, size, data.len())
+            && let Some(device) = devices.mmio_device(id)
+        {
+            device.mmio_write_span(offset, size, data, now);
+            return;
+        }
+        for (at, element) in (0u64..).step_by(step).zip(data.chunks_exact(step)) {
+            let at = address.wrapping_add(at);
+            self.write_part(devices, at, size, size.value(element), now);
+        }
+    }
+
+    /// Reads `data` from `address` on, as accesses of `size` in ascending order.
+    pub fn read_span<D: MmioDevices>(
+        &mut self,
+        devices: &mut D,
+        address: u64,
+        size: AccessSize,
+        data: &mut [u8],
+        now: Nanos,
+    ) {
+        let step = usize::from(size.bytes());
+        self.counters.reads += (data.len() / step) as u64;
+        if let Some((offset, id)) = self.whole_span(address, size, data.len())
+            && let Some(device) = devices.mmio_device(id)
+        {
+            device.mmio_read_span(offset, size, data, now);
+            return;
+        }
+        for (at, element) in (0u64..).step_by(step).zip(data.chunks_exact_mut(step)) {
+            let value = self.read_part(devices, address.wrapping_add(at), size, now);
+            size.store(value, element);
+        }
+    }
+
+    /// Who takes all accesses of a span whole, and at which offset.
+    fn whole_span(&self, address: u64, size: AccessSize, bytes: usize) -> Option<(u64, DeviceId)> {
+        let (offset, id) = self.whole(address, size)?;
+        let last = address.checked_add((bytes as u64).saturating_sub(1))?;
+        let index = self.ranges.partition_point(|r| r.end < last);
+        let range = self.ranges.get(index).filter(|r| r.start <= address)?;
+        (range.id == id).then_some((offset, id))
+    }
+
     /// Who takes the access whole, and at which offset.
     fn whole(&self, address: u64, size: AccessSize) -> Option<(u64, DeviceId)> {
         let index = self.ranges.partition_point(|r| r.end < address);

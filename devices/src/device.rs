@@ -42,6 +42,21 @@ impl AccessSize {
         }
     }
 
+    /// The number that bytes in memory stand for.
+    pub(crate) fn value(self, bytes: &[u8]) -> u32 {
+        let bytes = bytes.iter().take(usize::from(self.bytes()));
+        bytes
+            .rev()
+            .fold(0, |value, byte| value << 8 | u32::from(*byte))
+    }
+
+    /// Puts a number into memory.
+    pub(crate) fn store(self, value: u32, bytes: &mut [u8]) {
+        for (byte, value) in bytes.iter_mut().zip(value.to_le_bytes()) {
+            *byte = value;
+        }
+    }
+
     /// The next smaller width.
     pub(crate) const fn half(self) -> Option<Self> {
         match self {
@@ -74,6 +89,23 @@ pub trait MmioDevice {
 
     /// Writes `size` at `offset`. Bits of `value` above `size` are zero.
     fn mmio_write(&mut self, offset: u64, size: AccessSize, value: u32, now: Nanos);
+
+    /// Writes `data` from `offset` on, as accesses of `size` in ascending order: what an
+    /// instruction does that repeats.
+    fn mmio_write_span(&mut self, offset: u64, size: AccessSize, data: &[u8], now: Nanos) {
+        let step = usize::from(size.bytes());
+        for (at, element) in (offset..).step_by(step).zip(data.chunks_exact(step)) {
+            self.mmio_write(at, size, size.value(element), now);
+        }
+    }
+
+    /// Reads `data` from `offset` on, as [`Self::mmio_write_span`] writes it.
+    fn mmio_read_span(&mut self, offset: u64, size: AccessSize, data: &mut [u8], now: Nanos) {
+        let step = usize::from(size.bytes());
+        for (at, element) in (offset..).step_by(step).zip(data.chunks_exact_mut(step)) {
+            size.store(self.mmio_read(at, size, now), element);
+        }
+    }
 }
 
 /// A device that is added to a chipset from outside.

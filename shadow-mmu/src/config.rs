@@ -7,6 +7,8 @@ use nix::errno::Errno;
 pub struct MmuConfig {
     /// Bytes of RAM, a multiple of 4 KiB, at most 3 GiB.
     pub ram_bytes: u64,
+    /// Bytes that ROM, and RAM above the top of RAM, may take, a multiple of 4 KiB, at most 128 MiB.
+    pub extra_bytes: u64,
     /// Most host mappings (VMAs) that the windows may use together. The kernel's own limit for the whole process is
     /// `vm.max_map_count`, usually 65,530.
     pub mapping_budget: usize,
@@ -27,6 +29,7 @@ impl Default for MmuConfig {
     fn default() -> MmuConfig {
         MmuConfig {
             ram_bytes: 64 << 20,
+            extra_bytes: 16 << 20,
             mapping_budget: 48_000,
             max_spaces: 64,
             fault_around: 16,

@@ -17,10 +17,9 @@ use crate::{
     Privilege, RangeKind, ShadowRoot, SpaceId, TableEdit, UserRegions,
 };
 
-/// Pages of the memory file above the top of RAM, for ROM at the top of the address space and the like.
-const EXTRA_PAGES: u32 = 4096;
 const MIN_RAM: u64 = 1 << 20;
 const MAX_RAM: u64 = 3 << 30;
+const MAX_EXTRA: u64 = 128 << 20;
 
 /// The spaces, by slot.
 #[derive(Debug, Default)]
@@ -146,6 +145,11 @@ impl Mmu {
         if !bytes.is_multiple_of(PAGE_SIZE) || !(MIN_RAM..=MAX_RAM).contains(&bytes) {
             return Err(MmuError::RamSize(bytes));
         }
+        if !config.extra_bytes.is_multiple_of(PAGE_SIZE) || config.extra_bytes > MAX_EXTRA {
+            return Err(MmuError::Limit(
+                "extra_bytes must be a multiple of 4 KiB, at most 128 MiB",
+            ));
+        }
         if !(4..=255).contains(&config.max_spaces) {
             return Err(MmuError::Limit("max_spaces must be 4 to 255"));
         }
@@ -158,7 +162,8 @@ impl Mmu {
             ));
         }
         let ram_pages = (bytes >> PAGE_SHIFT) as u32;
-        let pages = ram_pages + EXTRA_PAGES;
+        let extra_pages = (config.extra_bytes >> PAGE_SHIFT) as u32;
+        let pages = ram_pages + extra_pages;
         let ram = GuestRam::new(pages)?;
         let mut spare_windows = Vec::new();
         // One for each active space and one to change over: from now on a window can always be had.
@@ -166,7 +171,7 @@ impl Mmu {
             spare_windows.push(Window::reserve().map_err(MmuError::Reserve)?);
         }
         let mut mmu = Mmu {
-            map: PhysMap::new(ram_pages, EXTRA_PAGES),
+            map: PhysMap::new(ram_pages, extra_pages),
             traces: Traces::new(pages),
             regs: PagingRegs::default(),
             paging: None,
@@ -207,7 +212,7 @@ impl Mmu {
     }
 
     /// Changes what a page-aligned guest-physical range leads to. A page that has been RAM or ROM keeps its contents through
-    /// any change. ROM and RAM above the top of RAM take new memory, at most 16 MiB of it.
+    /// any change. ROM and RAM above the top of RAM take new memory, at most [`MmuConfig::extra_bytes`] of it.
     ///
     /// # Errors
     ///

@@ -17,6 +17,41 @@ pub trait Platform {
     /// Writes device memory, or a hole, at guest-physical address `gpa`.
     fn mmio_write(&mut self, gpa: u64, data: &[u8]);
 
+    /// Writes `data` from `gpa` on as accesses of `element` bytes (1, 2 or 4) in ascending order, at
+    /// most a page and within it: iterations of a string instruction.
+    fn mmio_write_elements(&mut self, gpa: u64, element: usize, data: &[u8]) {
+        for (at, part) in (gpa..).step_by(element).zip(data.chunks_exact(element)) {
+            self.mmio_write(at, part);
+        }
+    }
+
+    /// Reads `data` as [`Platform::mmio_write_elements`] writes it.
+    fn mmio_read_elements(&mut self, gpa: u64, element: usize, data: &mut [u8]) {
+        for (at, part) in (gpa..).step_by(element).zip(data.chunks_exact_mut(element)) {
+            self.mmio_read(at, part);
+        }
+    }
+
+    /// Copies `count` elements in ascending order within device memory, each read before it is
+    /// written.
+    fn mmio_copy_elements(&mut self, from: u64, to: u64, element: usize, count: usize) {
+        let mut buffer = [0; 4];
+        let Some(part) = buffer.get_mut(..element) else {
+            return;
+        };
+        for offset in (0..).step_by(element).take(count) {
+            self.mmio_read(from.wrapping_add(offset), part);
+            self.mmio_write(to.wrapping_add(offset), part);
+        }
+    }
+
+    /// Where in RAM an access of `len` bytes to device memory at `gpa`, within a page, belongs, if the
+    /// machine has RAM in place of it somewhere else. Asked for before each access to a device.
+    fn stand_in(&mut self, gpa: u64, len: usize) -> Option<u64> {
+        let _ = (gpa, len);
+        None
+    }
+
     /// The level of the INTR wire: an external interrupt waits for the vCPU.
     fn interrupt_pending(&mut self) -> bool;
 

@@ -120,6 +120,8 @@ impl Machine {
             ram_bytes: config.memory.bytes(),
             mirror_edits: direct.is_some(),
             table_pool_base: direct::TABLE_POOL_BASE,
+            // For the linear frame buffer.
+            extra_bytes: MmuConfig::default().extra_bytes + u64::from(VgaConfig::default().memory),
             physical_bits: config.cpu.physical_bits(),
             ..MmuConfig::default()
         })?;
@@ -218,7 +220,7 @@ impl Machine {
     fn boot(&mut self) -> Result<(), GuestError> {
         self.mmu.set_a20(true);
         self.shadow_firmware();
-        self.video.follow(&mut self.mmu, self.board.chipset_mut());
+        self.video.follow(&mut self.mmu, &mut self.board);
         if self.guest.firmware().is_none() {
             self.mmu
                 .write_phys(u64::from(self.acpi.base), &self.acpi.bytes)?;
@@ -277,7 +279,7 @@ impl Machine {
             self.shadow_firmware();
         }
         if self.board.take_video() {
-            self.video.follow(&mut self.mmu, self.board.chipset_mut());
+            self.video.follow(&mut self.mmu, &mut self.board);
         }
         if self.board.take_transfer() {
             self.board.transfer(&mut self.mmu);

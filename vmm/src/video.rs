@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use devices::{Chipset, VideoWindow};
 use shadow_mmu::{Mmu, PAGE_SIZE, PhysTarget, RangeKind};
 
+use crate::board::Board;
+
 /// What of video memory is in the memory map.
 #[derive(Debug, Default)]
 pub(crate) struct VideoMap {
@@ -17,9 +19,10 @@ pub(crate) struct VideoMap {
 
 impl VideoMap {
     /// Makes the memory map what the display adapter says.
-    pub(crate) fn follow(&mut self, mmu: &mut Mmu, chipset: &mut Chipset) {
-        self.follow_window(mmu, chipset);
-        self.follow_ranges(mmu, chipset);
+    pub(crate) fn follow(&mut self, mmu: &mut Mmu, board: &mut Board) {
+        self.end_window(mmu, board);
+        self.follow_ranges(mmu, board.chipset());
+        self.begin_window(mmu, board);
     }
 
     /// Brings the adapter's memory up to date with the RAM that stands in for it.
@@ -32,24 +35,44 @@ impl VideoMap {
         }
     }
 
-    fn follow_window(&mut self, mmu: &mut Mmu, chipset: &mut Chipset) {
-        let wanted = chipset.video_window();
-        if wanted == self.window {
+    /// Takes back the RAM that the adapter does not offer any more.
+    fn end_window(&mut self, mmu: &mut Mmu, board: &mut Board) {
+        if self.window == board.chipset().video_window() {
             return;
         }
         if let Some(old) = self.window {
-            self.refresh(mmu, chipset);
+            self.refresh(mmu, board.chipset_mut());
             self.window = None;
+            board.set_video_ram(None);
             set(mmu, old.address, old.bytes, RangeKind::Device);
         }
-        let Some(window) = wanted else { return };
-        // The RAM behind the window exists in every machine: memory begins at 0 and is larger.
+    }
+
+    /// Gives the guest RAM where the adapter offers to.
+    fn begin_window(&mut self, mmu: &mut Mmu, board: &mut Board) {
+        let Some(window) = board.chipset().video_window() else {
+            return;
+        };
+        if self.window.is_some() {
+            return;
+        }
+        // A frame buffer that something else is in the place of stays where it is; the RAM behind
+        // the legacy window exists in every machine, because memory begins at 0 and is larger.
+        let end = window.address + window.bytes - 1;
+        let inside =
+            |range: &RangeInclusive<u64>| range.contains(&window.address) && range.contains(&end);
+        if window.is_linear() && !self.ranges.iter().any(inside) {
+            return;
+        }
         if !set(mmu, window.address, window.bytes, RangeKind::Ram) {
             return;
         }
-        let bytes = chipset.load_video(&window);
+        let bytes = board.chipset_mut().load_video(&window);
         match mmu.write_phys(window.address, &bytes) {
-            Ok(()) => self.window = Some(window),
+            Ok(()) => {
+                self.window = Some(window);
+                board.set_video_ram(self.window);
+            }
             Err(error) => {
                 tracing::error!(%error, "video memory");
                 set(mmu, window.address, window.bytes, RangeKind::Device);

@@ -65,6 +65,13 @@ impl Chipset {
         vga.map(|vga| vga.load_window(window)).unwrap_or_default()
     }
 
+    /// Where in the RAM in place of `window` an access of `bytes` bytes to display memory at
+    /// `address`, outside of the window, belongs.
+    pub fn video_stand_in(&self, window: &VideoWindow, address: u64, bytes: u64) -> Option<u64> {
+        let vga = self.devices.vga.as_ref()?;
+        vga.stand_in(window, address, bytes)
+    }
+
     /// Takes over what RAM in place of `window` holds.
     pub fn store_video(&mut self, window: &VideoWindow, bytes: &[u8]) {
         if let Some(vga) = &mut self.devices.vga {
@@ -85,12 +92,21 @@ impl Chipset {
         let Some(vga) = &mut self.devices.vga else {
             return;
         };
+        vga.follow_frame_buffer();
         if vga.take_window_change() {
             self.events.signal(Signal::Video);
         }
-        if !self.vga_bars.take_change() {
-            return;
+        if self.vga_bars.take_change() {
+            self.move_video();
         }
+    }
+
+    /// The base addresses have changed.
+    #[cold]
+    fn move_video(&mut self) {
+        let Some(vga) = &mut self.devices.vga else {
+            return;
+        };
         let sizes = sizes(vga);
         for (device, old) in BEHIND.into_iter().zip(&mut self.vga_mapped) {
             if let Some(start) = old.take() {
@@ -104,6 +120,9 @@ impl Chipset {
                 *mapped = Some(start);
             }
         }
+        let [frame_buffer, _] = self.vga_mapped;
+        vga.place_frame_buffer(frame_buffer);
+        vga.take_window_change();
         self.events.signal(Signal::Video);
     }
 }

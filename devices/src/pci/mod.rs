@@ -69,6 +69,8 @@ pub struct PciState {
     host_bridge: ConfigSpace,
     isa_bridge: ConfigSpace,
     power_management: ConfigSpace,
+    /// Functions that were added, as far as they have a plain space.
+    functions: Vec<(Bdf, ConfigSpace)>,
 }
 
 /// The host side of the PCI bus.
@@ -164,13 +166,17 @@ impl PciHost {
         }
     }
 
-    /// The state, for a snapshot. Functions that were added save their own.
+    /// The state, for a snapshot. Functions that were added save what is beyond a plain
+    /// configuration space.
     pub fn state(&self) -> PciState {
+        let functions = self.functions.iter();
+        let plain = functions.filter_map(|(at, function)| Some((*at, function.config_space()?)));
         PciState {
             address: self.address,
             host_bridge: saved(&self.host_bridge),
             isa_bridge: saved(&self.isa_bridge),
             power_management: saved(&self.power_management),
+            functions: plain.map(|(at, space)| (at, space.clone())).collect(),
         }
     }
 
@@ -182,6 +188,11 @@ impl PciHost {
         self.isa_bridge.restore_config_space(state.isa_bridge);
         self.power_management
             .restore_config_space(state.power_management);
+        for (at, space) in state.functions {
+            if let Some(function) = self.functions.get_mut(&at) {
+                function.restore_config_space(space);
+            }
+        }
     }
 
     /// The function that CONFIG_ADDRESS selects, and the offset in its space.

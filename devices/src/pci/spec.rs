@@ -1,6 +1,8 @@
 //! PCI Local Bus Specification 2.1, section 3.7.4.1 (configuration mechanism #1) and chapter 6
 //! (configuration space).
 
+use serde::{Deserialize, Serialize};
+
 /// CONFIG_ADDRESS: takes double words only.
 pub const CONFIG_ADDRESS: u16 = 0xcf8;
 /// CONFIG_DATA, four ports.
@@ -25,7 +27,7 @@ pub const INTERRUPT: u8 = 0x3c;
 pub const SUBSYSTEM: u8 = 0x2c;
 
 /// Where a function is: bus, device and function number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Bdf {
     /// Bus number.
     pub bus: u8,

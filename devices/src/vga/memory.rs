@@ -13,6 +13,8 @@ use super::graphics::Planes;
 pub struct VideoMemory {
     bytes: Vec<u8>,
     pub(super) linear_open: bool,
+    /// Trapped accesses to the linear frame buffer since it was opened.
+    pub(super) accesses: u32,
 }
 
 impl VideoMemory {
@@ -22,6 +24,15 @@ impl VideoMemory {
         Self {
             bytes: vec![0; bytes as usize],
             linear_open: false,
+            accesses: 0,
+        }
+    }
+
+    /// Opens or closes the linear frame buffer.
+    pub(super) fn set_linear_open(&mut self, open: bool) {
+        if self.linear_open != open {
+            self.linear_open = open;
+            self.accesses = 0;
         }
     }
 
@@ -77,6 +88,17 @@ impl VideoMemory {
         self.bytes.get(at..end).unwrap_or_default()
     }
 
+    /// Writes linear bytes from `at` on, wrapping around at the end of memory.
+    pub(super) fn set_linear(&mut self, at: u32, values: &[u8]) {
+        let at = at as usize & self.mask();
+        let (low, high) = values.split_at(values.len().min(self.bytes.len() - at));
+        for (at, values) in [(at, low), (0, high)] {
+            if let Some(bytes) = self.bytes.get_mut(at..at + values.len()) {
+                bytes.copy_from_slice(values);
+            }
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.bytes.fill(0);
     }
@@ -109,6 +131,7 @@ impl MmioDevice for VideoMemory {
         if !self.linear_open {
             return size.ones();
         }
+        self.accesses = self.accesses.saturating_add(1);
         let bytes = self.linear(offset as u32, usize::from(size.bytes()));
         bytes.iter().rev().fold(0, |v, b| v << 8 | u32::from(*b))
     }
@@ -117,6 +140,7 @@ impl MmioDevice for VideoMemory {
         if !self.linear_open {
             return;
         }
+        self.accesses = self.accesses.saturating_add(1);
         let bytes = value.to_le_bytes();
         for (at, byte) in (offset as u32..).zip(bytes.iter().take(usize::from(size.bytes()))) {
             self.set_byte(at, *byte);

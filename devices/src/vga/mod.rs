@@ -32,7 +32,7 @@ mod window;
 use attribute::Attribute;
 use crtc::Crtc;
 use dac::Dac;
-use graphics::Graphics;
+use graphics::{Graphics, Planes};
 use sequencer::Sequencer;
 use spec::*;
 use timing::Timing;
@@ -97,6 +97,10 @@ pub struct Vga {
     /// Where the machine has RAM in place of display memory.
     window: Option<VideoWindow>,
     window_changed: bool,
+    /// Windows that were offered, or taken back.
+    windows: u32,
+    /// Guest-physical address of the linear frame buffer, where the guest has given it one.
+    frame_buffer_at: Option<u64>,
     /// What the machine holds of the window is older than display memory.
     stale: bool,
     /// Trapped accesses since a register was written.
@@ -120,6 +124,8 @@ impl Vga {
             memory: VideoMemory::new(config.memory),
             window: None,
             window_changed: false,
+            windows: 0,
+            frame_buffer_at: None,
             stale: false,
             accesses: 0,
         }
@@ -136,7 +142,7 @@ impl Vga {
         self.attribute = Attribute::default();
         self.dac = Dac::default();
         self.vbe = Vbe::default();
-        self.memory.linear_open = false;
+        self.memory.set_linear_open(false);
         self.note_register();
     }
 
@@ -170,7 +176,8 @@ impl Vga {
         self.dac.sanitize();
         self.vbe = state.vbe;
         self.memory.restore(&state.memory);
-        self.memory.linear_open = self.vbe.linear_open();
+        self.memory.set_linear_open(self.vbe.linear_open());
+        self.note_register();
     }
 
     /// The linear frame buffer, which answers at base address 0.
@@ -286,7 +293,7 @@ impl Vga {
             return;
         }
         self.dac.wide = self.vbe.wide_dac();
-        self.memory.linear_open = self.vbe.linear_open();
+        self.memory.set_linear_open(self.vbe.linear_open());
         if effect == Effect::Cleared {
             self.memory.clear();
             self.drop_window();
@@ -346,6 +353,12 @@ impl Vga {
     }
 
     fn write_byte(&mut self, offset: u64, value: u8) {
+        let values = self.graphics.value_written(value);
+        self.write_planes(offset, value, values);
+    }
+
+    /// Writes a byte, of which the graphics controller makes `values` where there are planes.
+    fn write_planes(&mut self, offset: u64, value: u8, values: Planes) {
         let Some(address) = self.window_offset(offset) else {
             return;
         };
@@ -355,7 +368,6 @@ impl Vga {
             return;
         }
         let (at, planes) = self.locate(address);
-        let values = self.graphics.value_written(value);
         self.memory
             .set_planes(at, values, planes & self.sequencer.map_mask());
     }
@@ -395,7 +407,7 @@ impl MmioDevice for Vga {
         let value = (0..u64::from(size.bytes())).fold(0, |value, index| {
             value | u32::from(self.read_byte(offset + index)) << (8 * index)
         });
-        self.note_access();
+        self.note_access(1);
         value
     }
 
@@ -404,6 +416,28 @@ impl MmioDevice for Vga {
         for (index, byte) in (0..u64::from(size.bytes())).zip(bytes) {
             self.write_byte(offset + index, byte);
         }
-        self.note_access();
+        self.note_access(1);
+    }
+
+    fn mmio_write_span(&mut self, offset: u64, size: AccessSize, data: &[u8], _now: Nanos) {
+        let mut known = None;
+        for (at, byte) in (offset..).zip(data) {
+            // A span is a pattern more often than not, and only what the planes take of it is costly.
+            let values = match known {
+                Some((value, planes)) if value == *byte => planes,
+                _ => self.graphics.value_written(*byte),
+            };
+            known = Some((*byte, values));
+            self.write_planes(at, *byte, values);
+        }
+        self.note_access((data.len() / usize::from(size.bytes())) as u32);
+    }
+
+    fn mmio_read_span(&mut self, offset: u64, size: AccessSize, data: &mut [u8], _now: Nanos) {
+        let accesses = (data.len() / usize::from(size.bytes())) as u32;
+        for (at, byte) in (offset..).zip(data) {
+            *byte = self.read_byte(at);
+        }
+        self.note_access(accesses);
     }
 }

@@ -61,8 +61,9 @@ impl Vga {
     }
 
     fn draw_blank(&self) -> Picture {
+        let wide = if self.sequencer.half_clock() { 2 } else { 1 };
         Picture::new(
-            self.crtc.columns() * self.sequencer.dots(),
+            self.crtc.columns() * self.sequencer.dots() * wide,
             self.crtc.lines(),
         )
     }

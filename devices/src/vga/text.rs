@@ -124,11 +124,14 @@ impl Vga {
         let dots = self.sequencer.dots();
         let columns = self.crtc.columns();
         let lines: Vec<Scan> = self.scans().collect();
-        let mut picture = Picture::new(columns * dots, lines.len() as u32);
+        // 40 columns are as wide on the screen as 80: each dot takes two clocks.
+        let wide = if self.sequencer.half_clock() { 2 } else { 1 };
+        let mut picture = Picture::new(columns * dots * wide, lines.len() as u32);
         let text = TextDrawing {
             cursor_on: timing.cursor_on(now),
             blink_on: timing.blink_on(now),
             dots,
+            wide: wide as usize,
             panning: self.attribute.panning(dots),
         };
         for (scan, row) in lines.iter().zip(picture.rows_mut()) {
@@ -143,8 +146,8 @@ impl Vga {
         } else {
             text.panning
         };
-        let skip = 3 * panning as usize;
-        let mut line = Vec::with_capacity(row.len() + 3 * 18);
+        let skip = 3 * panning as usize * text.wide;
+        let mut line = Vec::with_capacity(row.len() + 3 * 36);
         for column in 0..=self.crtc.columns() {
             let counter = self.counter(scan, column);
             let [character, attribute, ..] = self.fetch(scan, counter);
@@ -159,7 +162,9 @@ impl Vga {
             }
             for dot in 0..text.dots {
                 let on = glyph >> (8 - dot) & 1 != 0;
-                line.extend(if on { foreground } else { background });
+                for _ in 0..text.wide {
+                    line.extend(if on { foreground } else { background });
+                }
             }
         }
         if let Some(visible) = line.get(skip..skip + row.len()) {
@@ -200,5 +205,7 @@ struct TextDrawing {
     cursor_on: bool,
     blink_on: bool,
     dots: u32,
+    /// Pixels of a dot.
+    wide: usize,
     panning: u32,
 }

@@ -145,6 +145,16 @@ impl Vbe {
         })
     }
 
+    /// Bytes from the start of display memory to the end of what is shown.
+    pub(super) fn shown_end(&self, memory: u32) -> u32 {
+        let Some(mode) = self.mode() else { return 0 };
+        let row = u64::from(mode.width) * ((u64::from(mode.bpp) + 1) / 8);
+        let rows = u64::from(mode.pitch) * u64::from(mode.height.saturating_sub(1));
+        let end = u64::from(mode.start) + rows + row;
+        // What reaches beyond the end goes on at the start.
+        u32::try_from(end).map_or(memory, |end| end.min(memory))
+    }
+
     pub(super) fn read(&self, memory: u32) -> u16 {
         let capabilities = self.enable & GET_CAPABILITIES != 0;
         match self.index {
@@ -186,10 +196,17 @@ impl Vbe {
             }
             reg::VIRTUAL_WIDTH if self.enabled() && value >= self.xres => {
                 self.set_virtual_width(value & !7, memory);
+                return Effect::Changed;
             }
             // The offsets are applied modulo the memory when the picture is drawn.
-            reg::X_OFFSET if self.enabled() => self.x_offset = value,
-            reg::Y_OFFSET if self.enabled() => self.y_offset = value,
+            reg::X_OFFSET if self.enabled() => {
+                self.x_offset = value;
+                return Effect::Changed;
+            }
+            reg::Y_OFFSET if self.enabled() => {
+                self.y_offset = value;
+                return Effect::Changed;
+            }
             _ => {}
         }
         Effect::None

@@ -1,19 +1,28 @@
 //! When display memory behaves like RAM, so that the machine may give the guest RAM in its place.
 //!
-//! In text modes and in mode 13h a write stores a byte and a read returns it, at an address that
-//! the guest's own determines. While that is so, trapping each access is a waste: the machine
-//! copies the window into RAM, lets the guest have that, and copies it back when the picture is
-//! looked at or the registers change. Latches are not loaded by reads that nobody sees; every
-//! program that wants them sets the graphics controller first, which ends the window.
+//! In text modes, in mode 13h and in the linear frame buffer a write stores a byte and a read
+//! returns it, at an address that the guest's own determines. While that is so, trapping each
+//! access is a waste: the machine copies the window into RAM, lets the guest have that, and copies
+//! it back when the picture is looked at or the registers change. Latches are not loaded by reads
+//! that nobody sees; every program that wants them sets the graphics controller first, which ends
+//! the window.
+//!
+//! The linear frame buffer is offered as soon as it is open, up to the end of what is shown, and
+//! whole once the guest has used what lies behind that. The legacy window is then a second way to
+//! the same bytes: [`VideoWindow::stand_in`] says where in the RAM an access to it belongs.
 
 use serde::{Deserialize, Serialize};
 
 use super::Vga;
-use super::spec::{Misc, WINDOW};
+use super::spec::{Misc, WINDOW, WINDOW_LEN};
 
 /// Accesses in a row, registers untouched, before a window is offered: switching costs as much as
 /// some hundred trapped accesses.
-const PATIENCE: u32 = 256;
+pub(super) const PATIENCE: u32 = 256;
+
+/// The part of the linear frame buffer that is offered ends at a multiple of this, so that a guest
+/// that pans does not move the end each time.
+const LINEAR_STEP: u32 = 0x1_0000;
 
 /// Guest-physical addresses at which display memory is like RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +32,20 @@ pub struct VideoWindow {
     /// Bytes; whole pages.
     pub bytes: u64,
     layout: Layout,
+    /// Tells a window from one at the same place before it, the contents of which are worth
+    /// nothing.
+    number: u32,
+}
+
+impl VideoWindow {
+    /// Whether the window is the linear frame buffer.
+    pub fn is_linear(&self) -> bool {
+        self.address >= WINDOW + WINDOW_LEN
+    }
+
+    fn is_at(&self, other: &Self) -> bool {
+        (self.address, self.bytes, self.layout) == (other.address, other.bytes, other.layout)
+    }
 }
 
 /// How an offset in the window leads to a plane and a byte in it.
@@ -55,7 +78,7 @@ impl Vga {
         }
         let (offset, bytes) = self.graphics.window();
         let layout = if self.vbe.enabled() {
-            // The linear frame buffer would be a second way to the same bytes.
+            // The linear frame buffer is the way to the same bytes then.
             (self.vbe.is_linear() && !self.vbe.linear_open() && bytes <= 0x1_0000)
                 .then_some(Layout::Linear(self.vbe.bank_offset()))
         } else if self.sequencer.chain4() {
@@ -72,24 +95,83 @@ impl Vga {
             address: WINDOW + offset,
             bytes,
             layout,
+            number: 0,
         })
     }
 
+    /// The linear frame buffer, as far as it is to be RAM now.
+    fn linear_window(&self) -> Option<VideoWindow> {
+        let address = self.frame_buffer_at?;
+        if !self.vbe.linear_open() || !self.vbe.is_linear() || address < WINDOW + WINDOW_LEN {
+            return None;
+        }
+        let memory = self.memory.len();
+        let mut bytes = self.vbe.shown_end(memory).next_multiple_of(LINEAR_STEP);
+        if self.memory.accesses >= PATIENCE {
+            bytes = memory;
+        }
+        // What has been RAM in this mode stays so: a guest turns pages back and forth.
+        let before = self.window.filter(|window| window.address == address);
+        let before = before.map_or(0, |window| window.bytes);
+        Some(VideoWindow {
+            address,
+            bytes: u64::from(bytes.min(memory)).max(before),
+            layout: Layout::Linear(0),
+            number: 0,
+        })
+    }
+
+    /// What the window has to be now; the legacy one only if it was offered before.
+    fn wanted_window(&self, legacy: bool) -> Option<VideoWindow> {
+        let linear = self.linear_window();
+        linear.or_else(|| legacy.then(|| self.plain_window()).flatten())
+    }
+
+    fn set_window(&mut self, wanted: Option<VideoWindow>) {
+        let same = match (&wanted, &self.window) {
+            (Some(wanted), Some(window)) => wanted.is_at(window),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.windows = self.windows.wrapping_add(1);
+            let number = self.windows;
+            self.window = wanted.map(|window| VideoWindow { number, ..window });
+            self.window_changed = true;
+        }
+    }
+
+    /// The base address of the linear frame buffer is this one now.
+    pub(crate) fn place_frame_buffer(&mut self, address: Option<u64>) {
+        self.frame_buffer_at = address;
+        self.set_window(self.wanted_window(self.window.is_some()));
+    }
+
+    /// After accesses to the linear frame buffer that were trapped.
+    pub(crate) fn follow_frame_buffer(&mut self) {
+        if self.memory.accesses >= PATIENCE && self.window.is_some_and(|w| w.is_linear()) {
+            self.set_window(self.linear_window());
+        }
+    }
+
     /// The guest used display memory the slow way.
-    pub(super) fn note_access(&mut self) {
-        self.accesses = self.accesses.saturating_add(1);
-        if self.accesses == PATIENCE && self.window.is_none() {
-            self.window = self.plain_window();
-            self.window_changed |= self.window.is_some();
+    pub(super) fn note_access(&mut self, times: u32) {
+        let before = self.accesses;
+        self.accesses = before.saturating_add(times);
+        if before < PATIENCE && self.accesses >= PATIENCE && self.window.is_none() {
+            self.set_window(self.wanted_window(true));
         }
     }
 
     /// A register was written that the window may depend on.
     pub(super) fn note_register(&mut self) {
         self.accesses = 0;
-        if self.window.is_some() && self.window != self.plain_window() {
-            self.window = None;
-            self.window_changed = true;
+        if let Some(window) = self.window {
+            let wanted = self.plain_window().filter(|wanted| wanted.is_at(&window));
+            let linear = self.linear_window();
+            self.set_window(linear.or(wanted));
+        } else if self.frame_buffer_at.is_some() {
+            self.set_window(self.linear_window());
         }
     }
 
@@ -97,9 +179,7 @@ impl Vga {
     pub(super) fn drop_window(&mut self) {
         self.accesses = 0;
         self.stale = true;
-        if self.window.take().is_some() {
-            self.window_changed = true;
-        }
+        self.set_window(None);
     }
 
     /// Where the machine may let the guest have RAM in place of display memory.
@@ -115,6 +195,12 @@ impl Vga {
     /// What display memory holds in `window`: what the RAM has to hold to start with.
     pub fn load_window(&mut self, window: &VideoWindow) -> Vec<u8> {
         self.stale = false;
+        if let Layout::Linear(start) = window.layout
+            && let bytes = self.memory.linear(start, window.bytes as usize)
+            && bytes.len() as u64 == window.bytes
+        {
+            return bytes.to_vec();
+        }
         (0..window.bytes as u32)
             .map(|offset| self.memory.byte(window.layout.linear(offset)))
             .collect()
@@ -125,8 +211,27 @@ impl Vga {
         if self.stale {
             return;
         }
+        if let Layout::Linear(start) = window.layout {
+            let length = bytes.len().min(window.bytes as usize);
+            self.memory
+                .set_linear(start, bytes.get(..length).unwrap_or_default());
+            return;
+        }
         for (offset, byte) in (0..window.bytes as u32).zip(bytes) {
             self.memory.set_byte(window.layout.linear(offset), *byte);
         }
+    }
+
+    /// Where in the RAM that stands in for `window` an access to a guest-physical address outside
+    /// of it belongs: the legacy window's bank, while the linear frame buffer is RAM.
+    pub fn stand_in(&self, window: &VideoWindow, address: u64, bytes: u64) -> Option<u64> {
+        if !window.is_linear() || !self.vbe.is_linear() {
+            return None;
+        }
+        let offset = self.window_offset(address.checked_sub(WINDOW)?)?;
+        self.window_offset(address + bytes.checked_sub(1)? - WINDOW)?;
+        let mask = self.memory.len() - 1;
+        let at = u64::from(self.vbe.bank_offset().wrapping_add(offset) & mask);
+        (at + bytes <= window.bytes).then_some(window.address + at)
     }
 }

@@ -110,9 +110,68 @@ fn operate(chipset: &mut Chipset, operation: u8, bytes: &mut Bytes<'_>, now: Nan
         14 if operation == 0xFE => chipset.reset(now),
         14 => chipset.set_ferr(operation & 0x10 != 0),
         _ if operation == 0xFF => restored(chipset),
-        _ => {
-            chipset.take_events();
+        _ if operation >> 4 & 1 == 0 => configure(chipset, bytes, now),
+        _ => spans(chipset, size, bytes, now),
+    }
+}
+
+/// A register of a PCI function, or one of the display adapter's: what chance alone would seldom meet.
+fn configure(chipset: &mut Chipset, bytes: &mut Bytes<'_>, now: Nanos) {
+    let choice = bytes.u8();
+    let index = bytes.u8();
+    if choice & 1 == 0 {
+        // Host bridge, ISA bridge, power management, display adapter, nobody.
+        let place = bytes.pick(&[0u32, 0x800, 0xB00, 0x1000, 0x1000, 0x1000, 0x1800]);
+        let address = 1 << 31 | place | u32::from(index & 0xFC);
+        chipset.port_write(0xCF8, AccessSize::Dword, address, now);
+        let value = bytes.u32();
+        // Base addresses that devices could be at, and everything on.
+        let value = if choice & 2 == 0 {
+            value & 0xF7F0_0003
+        } else {
+            value
+        };
+        chipset.port_write(0xCFC, AccessSize::Dword, value, now);
+        return;
+    }
+    if choice & 2 == 0 {
+        let value = bytes.u16();
+        let value = bytes.pick(&[value, value & 0x3FF, 0, 1, 0x41, 0xC1, 4, 8, 15, 24, 32]);
+        chipset.port_write(0x1CE, AccessSize::Word, u32::from(index % 12), now);
+        chipset.port_write(0x1D0, AccessSize::Word, value.into(), now);
+        return;
+    }
+    let port = bytes.pick(&[0x3C4, 0x3CE, 0x3D4, 0x3C2]);
+    if port == 0x3C2 {
+        chipset.port_write(port, AccessSize::Byte, u32::from(index | 2), now);
+        return;
+    }
+    let value = u32::from(bytes.u8()) << 8 | u32::from(index & 31);
+    chipset.port_write(port, AccessSize::Word, value, now);
+}
+
+/// Display memory by spans, in its legacy window and at base addresses.
+fn spans(chipset: &mut Chipset, size: AccessSize, bytes: &mut Bytes<'_>, now: Nanos) {
+    let operation = bytes.u8();
+    let mut place = || {
+        let ranges: Vec<_> = chipset.video_ranges().collect();
+        match ranges.get(usize::from(operation >> 5) % 3) {
+            Some(range) => range.start().saturating_add(u64::from(bytes.u32() >> 13)),
+            None => 0xA_0000 + u64::from(bytes.u32() >> 15),
         }
+    };
+    let (from, to) = (place(), place());
+    let count = usize::from(bytes.u8());
+    let mut data = vec![operation; count * usize::from(size.bytes())];
+    match operation & 3 {
+        0 => chipset.mmio_read_span(from, size, &mut data, now),
+        1 => chipset.mmio_copy_span(from, to, size, count, now),
+        _ => chipset.mmio_write_span(to, size, &data, now),
+    }
+    if let Some(window) = chipset.video_window()
+        && let Some(at) = chipset.video_stand_in(&window, from, 4)
+    {
+        assert!(at >= window.address && at + 4 <= window.address + window.bytes);
     }
 }
 

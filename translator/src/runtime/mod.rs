@@ -24,6 +24,7 @@ mod signal;
 mod stats;
 pub(crate) mod store_table;
 mod string;
+mod string_device;
 mod string_span;
 mod switch;
 mod units;

@@ -3,15 +3,36 @@
 //! Translated code hands over an offset in a segment and receives a host address: that of the
 //! memory itself, or of a bounce buffer for a device, a traced page, or an operand that crosses
 //! pages. The instruction runs on it as it stands, so any instruction works on any memory. When it
-//! wrote, `commit` brings the buffer to where it belongs.
+//! wrote, `commit` brings the buffer to where it belongs. A plain store to a device needs no second
+//! call: what it writes is known, and is written before the instruction runs on the buffer.
 
 use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::Platform;
 use crate::codegen::{Access as SiteAccess, AccessHint, SiteKind};
+use crate::state::CpuState;
 use crate::system::{Exception, System, debug};
-use iced_x86::{Instruction, Mnemonic, Register};
-use shadow_mmu::{Access, AccessPlan, Mmu};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use shadow_mmu::{Access, AccessPlan, Mmu, PhysTarget};
+
+const PAGE: u32 = 4096;
+
+/// What a plain store writes, which is known before it runs: the value of a register or an immediate
+/// operand, in the low bytes.
+fn stored(insn: &Instruction, cpu: &CpuState) -> Option<u32> {
+    if insn.mnemonic() != Mnemonic::Mov || insn.op1_kind() != OpKind::Register {
+        let immediate = insn.mnemonic() == Mnemonic::Mov && insn.op1_kind() != OpKind::Memory;
+        return immediate.then(|| insn.try_immediate(1).ok().map(|value| value as u32))?;
+    }
+    let register = insn.op1_register();
+    let number = register.number();
+    match (register.is_gpr8(), number) {
+        // AH to BH.
+        (true, 4..) => cpu.gpr.get(number - 4).map(|full| full >> 8),
+        _ if register.is_gpr() => cpu.gpr.get(number).copied(),
+        _ => None,
+    }
+}
 
 /// Largest memory operand: FXSAVE.
 const MAX_OPERAND: usize = 512;
@@ -229,6 +250,20 @@ impl Engine {
         if !copy && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
             let plain = !access.write || mmu.is_plain_write(linear, privilege);
             return Ok(Some((address as u64, plain)));
+        }
+        if access.write
+            && !access.read
+            && linear % PAGE + size <= PAGE
+            && let Some(value) = stored(insn, self.state())
+            && let resolved = mmu.resolve(linear, kind)?
+            && resolved.target == PhysTarget::Device
+            && platform.stand_in(resolved.gpa, size as usize).is_none()
+        {
+            let bytes = value.to_le_bytes();
+            platform.mmio_write(resolved.gpa, bytes.get(..size as usize).unwrap_or(&bytes));
+            self.stats.device_stores += 1;
+            // Done. The instruction itself writes where nobody looks.
+            return Ok(Some((self.bounce.buffer.0.as_ptr() as u64, false)));
         }
         // Field by field: the buffer is borrowed beside the system.
         let bounce = &mut self.bounce;

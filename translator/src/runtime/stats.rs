@@ -57,6 +57,10 @@ pub struct Stats {
     pub trapped_accesses: u64,
     /// Memory accesses carried out in Rust.
     pub prepared_accesses: u64,
+    /// Of these, stores of the processor to a device that were complete at once.
+    pub device_stores: u64,
+    /// Spans of a repeated string instruction that were one call of a device.
+    pub device_spans: u64,
     /// Instructions run alone with all accesses carried out in Rust.
     pub slow_instructions: u64,
     /// Instructions translated again in another form after they had faulted.

@@ -1,6 +1,6 @@
 //! String instructions in Rust: repetitions through segments that are not flat or with 16-bit pointers,
 //! and what meets memory that cannot be mapped. One call carries out a bounded number of iterations:
-//! whole spans of plain memory at once (`string_span.rs`), all else one by one.
+//! whole spans of plain memory (`string_span.rs`) and of device memory (`string_device.rs`) at once, all else one by one.
 
 use super::engine::Engine;
 use super::string_span::Span;
@@ -83,6 +83,11 @@ impl StringOp {
 
     pub(super) fn uses_destination(&self) -> bool {
         self.operation != Operation::Load
+    }
+
+    /// The destination is written.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.operation, Operation::Move | Operation::Store)
     }
 
     /// The bits of pointers and counter that count.
@@ -190,11 +195,13 @@ impl Engine {
                 if left == 0 || cpu.pending_debug != 0 {
                     break;
                 }
-                let span = if spans && op.repeated {
-                    self.string_span(&op, left, mmu)
-                } else {
-                    Span::None
-                };
+                let mut span = Span::None;
+                if spans && op.repeated {
+                    span = self.string_span(&op, left, mmu);
+                    if span == Span::None {
+                        span = self.device_span(&op, left, mmu, platform);
+                    }
+                }
                 match span {
                     Span::Done { iterations, stop } => {
                         left -= iterations;

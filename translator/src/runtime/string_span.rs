@@ -34,21 +34,19 @@ fn within(at: u32, last: u32, size: u32, down: bool) -> u32 {
     }
 }
 
-/// One side of a span: where its lowest byte is.
-#[derive(Debug, Clone, Copy)]
-struct Side {
-    linear: u32,
-    /// The element that comes first, counted from the lowest byte.
-    start: usize,
-}
-
 impl Engine {
-    /// Carries out iterations of a repeated string instruction whose counter is not 0, `most` at most.
-    pub(super) fn string_span(&mut self, op: &StringOp, most: u32, mmu: &mut Mmu) -> Span {
+    /// Strings are worked on downwards.
+    pub(super) fn goes_down(&self) -> bool {
+        self.state().eflags & eflags::DF != 0
+    }
+
+    /// How many iterations, `most` at most, stay within a page, the limit and the wrap-around of the pointers on both sides, at
+    /// least one; and the linear addresses of the lowest bytes, 0 for a side that is not used. `None`: the next iteration
+    /// leaves one of them, or faults.
+    pub(super) fn span_sides(&self, op: &StringOp, most: u32) -> Option<(u32, [u32; 2])> {
         let cpu = self.state();
         let size = op.size as u32;
-        let down = cpu.eflags & eflags::DF != 0;
-        let privilege = self.privilege();
+        let down = self.goes_down();
         let mut count = (cpu.gpr[reg::ECX] & op.mask()).min(most);
         let sides = [
             (op.reads_source(), op.source_segment, reg::ESI),
@@ -69,29 +67,38 @@ impl Engine {
             }
         }
         if count == 0 {
-            return Span::None;
+            return None;
         }
         let bytes = count * size;
-        let side = |(used, segment, pointer): (bool, usize, usize), write: bool| {
+        let lowest = |(used, segment, pointer): (bool, usize, usize), write: bool| {
+            if !used {
+                return Some(0);
+            }
             let first = cpu.gpr[pointer] & op.mask();
             let lowest = if down { first - (bytes - size) } else { first };
-            let start = (first - lowest) as usize;
-            let checked = used.then(|| System::check_access(cpu, segment, lowest, bytes, write));
-            match checked {
-                None => Some(Side { linear: 0, start }),
-                Some(Ok(linear)) => Some(Side { linear, start }),
-                Some(Err(_)) => None,
-            }
+            System::check_access(cpu, segment, lowest, bytes, write).ok()
         };
-        let writes = matches!(op.operation, Operation::Move | Operation::Store);
-        let (Some(source), Some(destination)) = (side(sides[0], false), side(sides[1], writes))
-        else {
+        let [source, destination] = sides;
+        let lowest = [lowest(source, false)?, lowest(destination, op.writes())?];
+        Some((count, lowest))
+    }
+
+    /// Carries out iterations of a repeated string instruction whose counter is not 0, `most` at most.
+    pub(super) fn string_span(&mut self, op: &StringOp, most: u32, mmu: &mut Mmu) -> Span {
+        let Some((count, [source, destination])) = self.span_sides(op, most) else {
             return Span::None;
         };
+        let size = op.size as u32;
+        let down = self.goes_down();
+        let privilege = self.privilege();
+        let bytes = count * size;
+        let writes = op.writes();
+        // Elements are counted from the one that comes first.
+        let start = if down { (bytes - size) as usize } else { 0 };
         // The destination last: a plan holds until the next one.
         let mut from = std::ptr::null();
         if op.reads_source() {
-            match mmu.plan(source.linear, bytes as usize, Access::read(privilege)) {
+            match mmu.plan(source, bytes as usize, Access::read(privilege)) {
                 Ok(AccessPlan::Direct(address)) => from = address.cast_const(),
                 _ => return Span::None,
             }
@@ -103,10 +110,10 @@ impl Engine {
             } else {
                 Access::read(privilege)
             };
-            to = match mmu.plan(destination.linear, bytes as usize, access) {
+            to = match mmu.plan(destination, bytes as usize, access) {
                 Ok(AccessPlan::Direct(address)) => address,
                 Ok(AccessPlan::Slow) if writes => {
-                    match self.data_beside_code(destination.linear, bytes, mmu) {
+                    match self.data_beside_code(destination, bytes, mmu) {
                         Some(address) => address,
                         None => return Span::None,
                     }
@@ -114,11 +121,11 @@ impl Engine {
                 _ => return Span::None,
             };
         }
-        self.string_direct &= !writes || mmu.is_plain_write(destination.linear, privilege);
+        self.string_direct &= !writes || mmu.is_plain_write(destination, privilege);
         let step = if down { size.wrapping_neg() } else { size };
         let host = HostSpan {
-            from: from.wrapping_add(source.start),
-            to: to.wrapping_add(destination.start),
+            from: from.wrapping_add(start),
+            to: to.wrapping_add(start),
             lowest_from: from,
             lowest_to: to,
             step: step as i32 as isize,

@@ -180,6 +180,11 @@ impl System<'_> {
                 continue;
             }
             let mut gpa = resolved.gpa;
+            if let Some(ram) = self.platform.stand_in(gpa, len)
+                && self.mmu.read_phys(ram, part).is_ok()
+            {
+                continue;
+            }
             for chunk in part.chunks_mut(DEVICE_BYTES) {
                 self.platform.mmio_read(gpa, chunk);
                 gpa += chunk.len() as u64;
@@ -222,6 +227,11 @@ impl System<'_> {
                 continue;
             }
             let mut gpa = resolved.gpa;
+            if let Some(ram) = self.platform.stand_in(gpa, len)
+                && self.mmu.write_phys(ram, part).is_ok()
+            {
+                continue;
+            }
             for chunk in part.chunks(DEVICE_BYTES) {
                 self.platform.mmio_write(gpa, chunk);
                 gpa += chunk.len() as u64;

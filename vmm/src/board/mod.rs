@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use devices::fdc::Medium;
 use devices::memory::{GuestMemory, NoMemory};
-use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource, ResetKind};
+use devices::{AccessSize, Chipset, ChipsetEvent, Nanos, NmiSource, ResetKind, VideoWindow};
 use shadow_mmu::Mmu;
 use translator::Platform;
 
@@ -50,6 +50,8 @@ pub struct Board {
     paused: Option<Instant>,
     typing: Typing,
     mouse_buttons: u8,
+    /// Where the guest has RAM in place of the display adapter's memory.
+    video_ram: Option<VideoWindow>,
 }
 
 impl Board {
@@ -80,6 +82,7 @@ impl Board {
             paused: None,
             typing: Typing::default(),
             mouse_buttons: 0,
+            video_ram: None,
         }
     }
 
@@ -163,6 +166,11 @@ impl Board {
     pub fn take_video(&mut self) -> bool {
         self.collect_events();
         std::mem::take(&mut self.video)
+    }
+
+    /// Where the guest has RAM in place of the display adapter's memory from now on.
+    pub(crate) fn set_video_ram(&mut self, window: Option<VideoWindow>) {
+        self.video_ram = window;
     }
 
     /// The devices, to change.
@@ -282,6 +290,21 @@ impl Board {
         }
     }
 
+    /// The time to tell device memory. Reading the clock costs as much as the access itself.
+    fn mmio_time(&mut self) -> Nanos {
+        if self.chipset.mmio_is_timeless() {
+            Nanos::ZERO
+        } else {
+            self.access_time()
+        }
+    }
+
+    fn after_mmio(&mut self, now: Nanos) {
+        if !self.chipset.mmio_is_timeless() {
+            self.settle(now);
+        }
+    }
+
     /// After an access: it may have moved the next timer, or made room for input.
     fn settle(&mut self, now: Nanos) {
         self.arm(now);
@@ -342,7 +365,7 @@ impl Platform for Board {
     }
 
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
-        let now = self.access_time();
+        let now = self.mmio_time();
         for (offset, size) in pieces(gpa, data.len()) {
             let value = self
                 .chipset
@@ -355,11 +378,11 @@ impl Platform for Board {
                 target.copy_from_slice(source);
             }
         }
-        self.settle(now);
+        self.after_mmio(now);
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
-        let now = self.access_time();
+        let now = self.mmio_time();
         for (offset, size) in pieces(gpa, data.len()) {
             let bytes = data
                 .get(offset..offset + usize::from(size.bytes()))
@@ -371,7 +394,33 @@ impl Platform for Board {
             self.chipset
                 .mmio_write(gpa.wrapping_add(offset as u64), size, value, now);
         }
-        self.settle(now);
+        self.after_mmio(now);
+    }
+
+    fn mmio_write_elements(&mut self, gpa: u64, element: usize, data: &[u8]) {
+        let size = AccessSize::from_bytes(element).unwrap_or(AccessSize::Byte);
+        let now = self.mmio_time();
+        self.chipset.mmio_write_span(gpa, size, data, now);
+        self.after_mmio(now);
+    }
+
+    fn mmio_read_elements(&mut self, gpa: u64, element: usize, data: &mut [u8]) {
+        let size = AccessSize::from_bytes(element).unwrap_or(AccessSize::Byte);
+        let now = self.mmio_time();
+        self.chipset.mmio_read_span(gpa, size, data, now);
+        self.after_mmio(now);
+    }
+
+    fn mmio_copy_elements(&mut self, from: u64, to: u64, element: usize, count: usize) {
+        let size = AccessSize::from_bytes(element).unwrap_or(AccessSize::Byte);
+        let now = self.mmio_time();
+        self.chipset.mmio_copy_span(from, to, size, count, now);
+        self.after_mmio(now);
+    }
+
+    fn stand_in(&mut self, gpa: u64, len: usize) -> Option<u64> {
+        let window = self.video_ram.as_ref()?;
+        self.chipset.video_stand_in(window, gpa, len as u64)
     }
 
     fn interrupt_pending(&mut self) -> bool {

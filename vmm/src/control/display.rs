@@ -2,6 +2,7 @@
 //! is typed goes to the guest's keyboard.
 
 use std::io::{self, IsTerminal, Stdout, Write};
+use std::panic;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub struct TerminalDisplay {
 }
 
 impl TerminalDisplay {
-    /// Takes the terminal of standard output.
+    /// Takes the terminal of standard output. From now on a panic of any thread gives it back before it is told.
     ///
     /// # Errors
     /// Standard input and output are no terminal, or it cannot be switched.
@@ -42,6 +43,11 @@ impl TerminalDisplay {
             ));
         }
         terminal::enable_raw_mode()?;
+        let told = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            restore();
+            told(panic);
+        }));
         execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
         let over = Arc::new(Mutex::new(false));
         let shared = Arc::clone(&over);

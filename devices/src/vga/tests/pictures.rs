@@ -258,3 +258,29 @@ fn a_screen_that_is_off_is_black() {
     vga.reset();
     assert!(vga.render(NOW).rgb.iter().all(|byte| *byte == 0));
 }
+
+/// 40 columns take the whole width of the screen.
+#[test]
+fn forty_columns_are_as_wide_as_eighty() {
+    let mut vga = in_mode(&modes::TEXT);
+    set(&mut vga, SEQUENCER_INDEX, 1, 9);
+    set(&mut vga, CRTC_INDEX, 0x11, 0x0e);
+    set(&mut vga, CRTC_INDEX, 0x01, 39);
+    set(&mut vga, CRTC_INDEX, 0x13, 20);
+    for address in (0xb_8000..0xb_8000 + 4000).step_by(2) {
+        poke(&mut vga, address, b' ');
+        poke(&mut vga, address + 1, 0x07);
+    }
+    // Blue behind the second character.
+    poke(&mut vga, 0xb_8003, 0x17);
+    let picture = vga.render(NOW);
+    assert_eq!((picture.width, picture.height), (640, 400));
+    let blue = picture.pixel(16, 0);
+    assert_ne!(picture.pixel(15, 0), blue);
+    assert_eq!(picture.pixel(31, 0), blue);
+    assert_ne!(picture.pixel(32, 0), blue);
+    let text = vga.text_screen().unwrap();
+    assert_eq!((text.columns, text.rows), (40, 25));
+    set(&mut vga, SEQUENCER_INDEX, 1, 0x29);
+    assert_eq!(vga.render(NOW).width, 640, "the screen is off");
+}

@@ -198,3 +198,33 @@ fn banks_of_the_bochs_extension_are_linear() {
         .mmio_read(0x1_0005, AccessSize::Byte, NOW);
     assert_eq!(open, 0x77);
 }
+
+/// What a span does is what its accesses do one by one, latches included.
+#[test]
+fn spans_are_accesses_one_by_one() {
+    for mode in [modes::PLANAR, modes::PACKED, modes::TEXT, modes::CGA] {
+        for (index, value) in [(5, 0), (5, 1), (3, 0x1b), (8, 0x5a)] {
+            let mut one = in_mode(&mode);
+            let mut other = in_mode(&mode);
+            let start = one.graphics.window().0;
+            for vga in [&mut one, &mut other] {
+                set(vga, GRAPHICS_INDEX, index, value);
+                peek(vga, WINDOW + start + 9);
+            }
+            let data: Vec<u8> = (0..64u8).map(|n| n.wrapping_mul(37)).collect();
+            for (at, word) in (start..).step_by(2).zip(data.chunks(2)) {
+                let word = u32::from(word[0]) | u32::from(word[1]) << 8;
+                one.mmio_write(at, AccessSize::Word, word, NOW);
+            }
+            other.mmio_write_span(start, AccessSize::Word, &data, NOW);
+            assert_eq!(one.state(), other.state());
+            let mut read = [0; 80];
+            other.mmio_read_span(start, AccessSize::Dword, &mut read, NOW);
+            for (at, bytes) in (start..).step_by(4).zip(read.chunks(4)) {
+                let dword = one.mmio_read(at, AccessSize::Dword, NOW);
+                assert_eq!(dword.to_le_bytes(), bytes);
+            }
+            assert_eq!(one.state(), other.state());
+        }
+    }
+}
