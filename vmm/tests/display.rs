@@ -58,11 +58,12 @@ impl Terminal {
     fn start(program: &str, arguments: &[&str], rows: u16, columns: u16) -> Self {
         let pty = openpty(Some(&size(rows, columns)), None).expect("a pseudo-terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        // A session of its own makes the terminal the controlling one.
+        // A session of its own, with the terminal in control; the program takes the place of `setsid`.
         let child = Command::new("setsid")
-            .args(["--ctty", "--wait", program])
+            .args(["--ctty", program])
             .args(arguments)
             .env("TERM", "xterm-256color")
+            .env("RUST_BACKTRACE", "0")
             .stdin(end())
             .stdout(end())
             .stderr(end())
@@ -116,20 +117,6 @@ impl Terminal {
 
     fn type_keys(&mut self, keys: &[u8]) {
         self.master.write_all(keys).expect("a terminal that reads");
-    }
-
-    /// The processes of the program's session but for `setsid` itself.
-    fn program(&self) -> Pid {
-        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let start = Instant::now();
-        loop {
-            let found = fs::read_to_string(&children).unwrap_or_default();
-            if let Some(pid) = found.split_whitespace().next() {
-                return Pid::from_raw(pid.parse().expect("a process number"));
-            }
-            assert!(start.elapsed() < PATIENCE, "no program");
-            thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// Waits for the end; the terminal has to be what it was.
@@ -347,7 +334,8 @@ fn keys_reach_the_guest_and_pictures_are_blocks_with_a_hint() {
 fn a_signal_gives_the_terminal_back() {
     let terminal = start("signal", 24, 80);
     terminal.wait("the text", |screen| screen.contents().contains("A>"));
-    kill(terminal.program(), Signal::SIGTERM).expect("a process");
+    let program = Pid::from_raw(terminal.child.id().cast_signed());
+    kill(program, Signal::SIGTERM).expect("a process");
     let (status, _) = terminal.end();
     assert_eq!(status.code(), Some(130));
 }

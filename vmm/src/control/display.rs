@@ -3,8 +3,9 @@
 
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::panic;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -25,10 +26,37 @@ const HINT: &str = " graphics, scaled down; 'screendump' in the monitor or --scr
 /// A terminal that shows the guest's screen. Dropping it gives the terminal back.
 #[derive(Debug)]
 pub struct TerminalDisplay {
-    /// The terminal was given back. Held while something is drawn; the thread itself may wait for a
-    /// machine that does not run any more, and ends with it.
-    over: Arc<Mutex<bool>>,
+    terminal: Arc<Terminal>,
+    /// May wait for a machine that does not run any more, and ends with it.
     _thread: JoinHandle<()>,
+}
+
+/// The name of the thread that draws.
+const THREAD: &str = "display";
+
+/// What the threads share of the terminal.
+#[derive(Debug, Default)]
+struct Terminal {
+    /// Held while something is drawn.
+    drawing: Mutex<()>,
+    given_back: AtomicBool,
+}
+
+impl Terminal {
+    /// Nothing is drawn as long as this is kept; `None` once the terminal was given back.
+    fn draw(&self) -> Option<MutexGuard<'_, ()>> {
+        let drawing = self.drawing.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.given_back.load(Ordering::Acquire)).then_some(drawing)
+    }
+
+    /// Gives the terminal back, once: to do it again would move the cursor.
+    fn give_back(&self) {
+        let drawer = thread::current().name() == Some(THREAD);
+        let _drawing = (!drawer).then(|| self.drawing.lock());
+        if !self.given_back.swap(true, Ordering::AcqRel) {
+            restore();
+        }
+    }
 }
 
 impl TerminalDisplay {
@@ -43,26 +71,26 @@ impl TerminalDisplay {
             ));
         }
         terminal::enable_raw_mode()?;
-        let told = panic::take_hook();
+        let terminal = Arc::new(Terminal::default());
+        let (tell, shared) = (panic::take_hook(), Arc::clone(&terminal));
         panic::set_hook(Box::new(move |panic| {
-            restore();
-            told(panic);
+            shared.give_back();
+            tell(panic);
         }));
         execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
-        let over = Arc::new(Mutex::new(false));
-        let shared = Arc::clone(&over);
-        let thread = std::thread::Builder::new()
-            .name("display".to_owned())
+        let shared = Arc::clone(&terminal);
+        let thread = thread::Builder::new()
+            .name(THREAD.to_owned())
             .spawn(move || {
                 if let Err(error) = show(&remote, &shared) {
                     tracing::warn!(%error, "the terminal cannot be used any more");
                 }
             });
         if thread.is_err() {
-            restore();
+            terminal.give_back();
         }
         Ok(TerminalDisplay {
-            over,
+            terminal,
             _thread: thread?,
         })
     }
@@ -70,8 +98,7 @@ impl TerminalDisplay {
 
 impl Drop for TerminalDisplay {
     fn drop(&mut self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        restore();
+        self.terminal.give_back();
     }
 }
 
@@ -82,21 +109,20 @@ pub fn restore() {
 }
 
 /// Shows the screen and passes keys on, until the machine ends.
-fn show(remote: &Remote, over: &Mutex<bool>) -> io::Result<()> {
+fn show(remote: &Remote, shared: &Terminal) -> io::Result<()> {
     let mut output = io::stdout();
     let mut shown = None;
     let mut keys = Keys::default();
     while let Ok(look) = remote.look() {
         let now = (look, terminal::size()?);
-        let over = over.lock().unwrap_or_else(PoisonError::into_inner);
-        if *over {
+        let Some(drawing) = shared.draw() else {
             return Ok(());
-        }
+        };
         if shown.as_ref() != Some(&now) {
             draw(&mut output, &now.0, now.1)?;
             shown = Some(now);
         }
-        drop(over);
+        drop(drawing);
         // A burst of keys is passed on whole before the screen is drawn again.
         let mut wait = REFRESH;
         while event::poll(wait)? {
