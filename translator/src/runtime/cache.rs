@@ -18,6 +18,9 @@ const PAGE: usize = 4096;
 /// Pages that fault, for limit checks and polls.
 const FAULTING: usize = 256 << 10;
 const POLL_OFFSET: usize = 128 << 10;
+/// A cache line for the beginning of each unit: branch predictors have room for few branches in a line, and
+/// units are small and end in one. Indirect calls of short functions were 30 % slower with 16.
+const UNIT_ALIGNMENT: usize = 64;
 
 /// The reservation.
 #[derive(Debug)]
@@ -202,7 +205,9 @@ impl CodeCache {
                 length,
             );
         }
-        self.used = (self.used + length).next_multiple_of(16).min(self.capacity);
+        self.used = (self.used + length)
+            .next_multiple_of(UNIT_ALIGNMENT)
+            .min(self.capacity);
     }
 
     /// Gives back the code from host address `at` to the end.
