@@ -86,6 +86,70 @@ fn a_loop_can_be_interrupted_at_an_instruction() {
     assert_eq!((machine.gpr(reg::EAX), machine.gpr(reg::EBX)), (1000, 1000));
 }
 
+/// An instruction that no jump leads back across makes the jump leave the unit: it looks for a kick on its
+/// way out, and stops in front of its target.
+#[test]
+fn a_loop_of_two_units_can_be_interrupted() {
+    let mut machine = Machine::new(32, |a| {
+        let mut back = a.create_label();
+        a.set_label(&mut back)?;
+        a.inc(eax)?;
+        a.cli()?;
+        a.lea(ebx, ptr(ebx + 1))?;
+        a.cmp(eax, ecx)?;
+        a.jne(back)?;
+        a.hlt()
+    });
+    machine.vcpu.state_mut().gpr[reg::ECX] = u32::MAX;
+    let kicker = machine.vcpu.kicker();
+    let other = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(5));
+        kicker.kick();
+    });
+    let exit = machine.run();
+    other.join().expect("the other thread");
+    if exit != Exit::Halted {
+        assert_eq!(exit, Exit::Kicked);
+        assert_eq!(machine.vcpu.state().eip, ORIGIN);
+        assert_eq!(machine.gpr(reg::EAX), machine.gpr(reg::EBX));
+    }
+    assert!(machine.vcpu.stats().links > 0);
+    let cpu = machine.vcpu.state_mut();
+    cpu.gpr[reg::EAX] = 0;
+    cpu.gpr[reg::EBX] = 0;
+    cpu.gpr[reg::ECX] = 1000;
+    cpu.eip = ORIGIN;
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!((machine.gpr(reg::EAX), machine.gpr(reg::EBX)), (1000, 1000));
+}
+
+/// A search that ends in front of its beginning: the jump that is not taken costs no look for a kick.
+#[test]
+fn a_jump_out_of_a_loop_is_polled_when_it_is_taken() {
+    let mut machine = Machine::new(32, |a| {
+        let (mut done, mut start, mut back) =
+            (a.create_label(), a.create_label(), a.create_label());
+        a.jmp(start)?;
+        a.set_label(&mut done)?;
+        a.hlt()?;
+        a.set_label(&mut start)?;
+        a.mov(ecx, 1000)?;
+        a.set_label(&mut back)?;
+        a.test(ecx, ecx)?;
+        a.je(done)?;
+        a.dec(ecx)?;
+        a.jmp(back)
+    });
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::ECX), 0);
+    // Two loads each for the jump back and for the way out.
+    let listing = machine.vcpu.unit_listing(ORIGIN).expect("a unit");
+    assert_eq!(listing.matches("mov r8d,[r8]").count(), 2, "{listing}");
+    let test = listing.find("test ecx,ecx").expect("the loop");
+    let jump = listing.find("je ").expect("the way out");
+    assert!(!listing[test..jump].contains("[r8]"), "{listing}");
+}
+
 /// The FPU is there in the first iteration and not in the second.
 #[test]
 fn a_loop_notices_that_the_fpu_is_switched_off() {

@@ -147,6 +147,8 @@ struct Exit {
     patch: usize,
     target: u32,
     instruction: usize,
+    /// The jump goes backwards: look for a kick.
+    polls: bool,
 }
 
 pub(super) struct Builder<'a> {
@@ -488,6 +490,7 @@ impl Builder<'_> {
             patch,
             target,
             instruction,
+            polls: self.is_backward(target) && self.in_this_page(target),
         });
     }
 
@@ -531,12 +534,20 @@ impl Builder<'_> {
                 self.step_end(Some(exit.target));
                 continue;
             }
+            if exit.polls {
+                self.map_boundary(exit.target);
+                self.poll();
+            }
             self.count(exit.instruction + 1);
             if self.in_this_page(exit.target) {
                 let stub = self.t.stubs.link;
                 let field = self.asm.call(stub);
-                // What counts must not be jumped over: then the call itself becomes the link.
-                let patch = if self.t.count { field } else { exit.patch };
+                // What polls or counts must not be jumped over: then the call itself becomes the link.
+                let patch = if exit.polls || self.t.count {
+                    field
+                } else {
+                    exit.patch
+                };
                 let kind = SiteKind::Link {
                     target: exit.target,
                     patch: patch as u32,

@@ -87,9 +87,7 @@ impl Builder<'_> {
         if target > self.t.code_limit {
             return self.code_limit_if(condition_bits(insn.condition_code()));
         }
-        if self.in_this_page(target) {
-            self.poll_if_backward(target);
-        }
+        self.poll_if_loop(target);
         self.exit_if(condition_bits(insn.condition_code()), target);
         After::Continue
     }
@@ -108,7 +106,7 @@ impl Builder<'_> {
         if target > self.t.code_limit {
             return self.callout_end(CalloutKind::CodeLimit);
         }
-        self.poll_if_backward(target);
+        self.poll_if_loop(target);
         // The counter is CX or ECX by the address size; the other half of ECX is kept in R8.
         let short = Self::counter_is_short(insn);
         let is_loop = !insn.is_jcx_short();

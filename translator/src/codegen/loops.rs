@@ -44,7 +44,8 @@ impl Builder<'_> {
         if !self.t.mode.is_single()
             && !self.after_sti
             && fuses(insn.mnemonic())
-            && self.backward_jump_follows(insn)
+            && let Some(target) = self.backward_jump_behind(insn)
+            && self.loop_target(target).is_some()
         {
             self.poll();
             self.loops.polled = Some(insn.next_ip32());
@@ -76,30 +77,47 @@ impl Builder<'_> {
         Some(self.t.origin + offset as u64)
     }
 
-    /// Looks for a kick in front of a jump backwards, unless that has been done.
-    pub(super) fn poll_if_backward(&mut self, target: u32) {
+    /// A jump from the instruction at hand to `target` goes backwards.
+    pub(super) fn is_backward(&self, target: u32) -> bool {
         let ip = self.loops.heads.last().map_or(self.t.eip, |head| head.eip);
-        let polled = self.loops.polled == Some(ip);
-        if target <= ip && !self.t.mode.is_single() && !polled {
+        target <= ip
+    }
+
+    /// Looks for a kick in front of a jump backwards.
+    pub(super) fn poll_if_backward(&mut self, target: u32) {
+        if self.is_backward(target) && !self.t.mode.is_single() {
             self.poll();
         }
     }
 
+    /// Looks for a kick in front of a conditional jump that stays in the unit, unless that has been done.
+    /// One that leaves it looks on the way out: most such jumps end a loop or search, and are hardly ever taken.
+    pub(super) fn poll_if_loop(&mut self, target: u32) {
+        let ip = self.loops.heads.last().map(|head| head.eip);
+        let polled = ip.is_some() && self.loops.polled == ip;
+        if !polled && self.loop_target(target).is_some() {
+            self.poll_if_backward(target);
+        }
+    }
+
     /// Faults when the vCPU is to leave. Uses R8.
-    fn poll(&mut self) {
+    pub(super) fn poll(&mut self) {
         self.asm.load64(host::R8, layout::poll());
         self.asm.load32(host::R8, Mem::base(host::R8, 0));
     }
 
-    /// A conditional jump backwards stands behind `insn`, by its first bytes.
-    fn backward_jump_follows(&self, insn: &Instruction) -> bool {
+    /// Target of the conditional jump backwards that stands behind `insn`, by its first bytes.
+    fn backward_jump_behind(&self, insn: &Instruction) -> Option<u32> {
         let page_start = self.t.eip.wrapping_sub(self.t.page_offset);
-        let offset = insn.next_ip32().wrapping_sub(page_start);
-        match *self.code_at(offset) {
-            [0x70..=0x7F, displacement, ..] => displacement >= 0x80,
-            [0x0F, 0x80..=0x8F, _, _, _, highest, ..] => self.t.mode.code32() && highest >= 0x80,
-            _ => false,
-        }
+        let ip = insn.next_ip32();
+        let (length, displacement) = match *self.code_at(ip.wrapping_sub(page_start)) {
+            [0x70..=0x7F, near, ..] => (2, i32::from(near.cast_signed())),
+            [0x0F, 0x80..=0x8F, a, b, c, d, ..] if self.t.mode.code32() => {
+                (6, i32::from_le_bytes([a, b, c, d]))
+            }
+            _ => return None,
+        };
+        (displacement < 0).then(|| ip.wrapping_add(length).wrapping_add_signed(displacement))
     }
 }
 

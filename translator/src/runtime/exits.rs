@@ -379,7 +379,7 @@ impl Engine {
                 self.cache.append(&code);
             }
             // A link that is a call to the stub becomes a jump; a jump stays one.
-            if self.count && self.cache.read(at - 1, 1) == [0xE8] {
+            if self.cache.read(at - 1, 1) == [0xE8] {
                 self.cache.patch(at - 1, &[0xE9]);
             }
             self.cache.patch_rel32(at, host);
