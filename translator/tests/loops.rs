@@ -177,6 +177,36 @@ fn a_loop_notices_that_the_fpu_is_switched_off() {
     assert_eq!(machine.gpr(reg::EBX), 1);
 }
 
+/// An entry loads FPU state unasked while it has been of use lately.
+#[test]
+fn fpu_state_is_missed_once_in_many_entries() {
+    let mut machine = guarded(0, |a| {
+        let mut back = a.create_label();
+        a.fninit()?;
+        a.fldz()?;
+        a.mov(ecx, 640)?;
+        a.set_label(&mut back)?;
+        a.fld1()?;
+        a.faddp(st1, st0)?;
+        a.mov(eax, code_asm::cr0)?;
+        a.mov(code_asm::cr0, eax)?;
+        a.dec(ecx)?;
+        a.jne(back)?;
+        a.fistp(dword_ptr(0x3000))?;
+        a.hlt()
+    });
+    machine.vcpu.state_mut().cr0 = cr0::PE | cr0::NE | cr0::ET;
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.dword(0x3000), 640);
+    let stats = machine.vcpu.stats();
+    assert!(
+        stats.entries_supervisor > 640,
+        "{}",
+        stats.entries_supervisor
+    );
+    assert!((1..40).contains(&stats.fpu_faults), "{}", stats.fpu_faults);
+}
+
 /// The loop counts up what is added in it.
 #[test]
 fn a_loop_notices_that_it_has_changed() {

@@ -38,7 +38,7 @@ fn run(machine: &mut Machine, rounds: u32) -> Left {
     let after = machine.vcpu.stats();
     let exits = |s: &translator::Stats| {
         let e = &s.exits;
-        e.callout + e.link + e.miss + e.dead + e.fault + e.access + e.step + e.fpu
+        e.callout + e.link + e.miss + e.dead + e.fault + e.access + e.step
     };
     Left {
         faults: after.host_faults - before.host_faults,

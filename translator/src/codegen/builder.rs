@@ -18,9 +18,8 @@ pub(crate) struct Stubs {
     pub(crate) fault: u64,
     pub(crate) prepare: u64,
     pub(crate) commit: u64,
-    pub(crate) fpu_ready: u64,
-    pub(crate) fpu_load: u64,
-    pub(crate) fpu_unavailable: u64,
+    /// A bare `ret`.
+    pub(crate) nothing: u64,
     pub(crate) stepped: u64,
     pub(crate) stepped_to: u64,
     // Shortcuts: see `runtime::shortcut`. The first is 0 on a host that cannot run them.

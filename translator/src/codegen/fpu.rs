@@ -1,12 +1,14 @@
 //! The check in front of x87, MMX and SSE instructions.
 //!
-//! Guest FPU state is loaded into the host's registers by the first instruction of a unit that
-//! needs it: a call through a pointer of the context that reaches a bare `ret` when it is there, the
-//! load, or the exit for CR0.TS and CR0.EM. No flags change.
+//! The first instruction of a unit that needs guest FPU state in the host's registers reads through a
+//! pointer of the context. Where the state is missing, and with CR0.TS or CR0.EM set, the read faults
+//! (`runtime/fpu_state.rs`). No flags change, and nothing branches: a call and its return were a third of
+//! what a short `memset` lost.
 
+use super::asm::{Mem, host};
 use super::builder::{After, Builder, Emitted};
 use super::memory::Use;
-use super::{CalloutKind, SiteKind, layout};
+use super::{CalloutKind, layout};
 use iced_x86::{CpuidFeature, Instruction, Mnemonic};
 
 /// True when `insn` reads or writes x87, MMX or SSE state.
@@ -48,8 +50,8 @@ impl Builder<'_> {
         if self.fpu_ready || !uses_fpu(insn) {
             return;
         }
-        self.asm.call_mem(layout::fpu_ensure());
-        self.site(SiteKind::FpuEnsure);
+        self.asm.load64(host::R8, layout::fpu_guard());
+        self.asm.load32(host::R8, Mem::base(host::R8, 0));
         self.fpu_ready = true;
         self.note_fpu_check();
     }
@@ -66,7 +68,7 @@ impl Builder<'_> {
         self.asm.dword(environment);
         let address = Self::address_of(insn);
         let size = insn.memory_size().size() as u32;
-        self.emit_offset(super::asm::host::R8, &address);
+        self.emit_offset(host::R8, &address);
         let operand = self.prepare(address.segment, size, Use::Write, false);
         let mut out = *insn;
         operand.mem.apply(&mut out);

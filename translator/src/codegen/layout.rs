@@ -48,8 +48,8 @@ pub(crate) fn fpu_environment() -> Mem {
     Mem::context(offset_of!(Context, fpu_environment))
 }
 
-pub(crate) fn fpu_ensure() -> Mem {
-    Mem::context(offset_of!(Context, fpu_ensure))
+pub(crate) fn fpu_guard() -> Mem {
+    Mem::context(offset_of!(Context, fpu_guard))
 }
 
 /// Behind an access that Rust prepared: a call to Rust if it waits for one.

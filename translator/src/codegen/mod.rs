@@ -57,8 +57,6 @@ pub(crate) enum SiteKind {
     },
     /// A memory access through Rust.
     Prepare(Access),
-    /// The FPU check in front of an instruction.
-    FpuEnsure,
     /// Entry of the unit.
     Entry,
 }

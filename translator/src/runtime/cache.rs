@@ -179,6 +179,11 @@ impl CodeCache {
         self.poll_range().start
     }
 
+    /// What [`Context::fpu_guard`] holds when guest FPU state is not in the host's registers.
+    pub(crate) fn fpu_missing(&self) -> u64 {
+        self.poll_range().start + PAGE as u64
+    }
+
     /// Bytes of code that still fit.
     pub(crate) fn free(&self) -> usize {
         self.capacity - self.used

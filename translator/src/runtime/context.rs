@@ -23,17 +23,15 @@ pub(crate) enum Reason {
     Prepare = 5,
     /// The access prepared before has been written to.
     Commit = 6,
-    /// An x87, MMX or SSE instruction with CR0.TS or CR0.EM set.
-    FpuUnavailable = 7,
     /// The unit has run its one instruction (single step).
-    Stepped = 8,
+    Stepped = 7,
     /// A jump out of a unit that runs a single instruction; R8 holds the target EIP.
-    SteppedTo = 9,
+    SteppedTo = 8,
 }
 
 impl Reason {
     pub(crate) fn from_raw(raw: u32) -> Option<Reason> {
-        const ALL: [Reason; 10] = [
+        const ALL: [Reason; 9] = [
             Reason::Callout,
             Reason::Link,
             Reason::Miss,
@@ -41,7 +39,6 @@ impl Reason {
             Reason::Fault,
             Reason::Prepare,
             Reason::Commit,
-            Reason::FpuUnavailable,
             Reason::Stepped,
             Reason::SteppedTo,
         ];
@@ -98,8 +95,9 @@ pub(crate) struct Context {
     pub(crate) segment_check: [u64; 6],
     /// The x87 environment with its host addresses, in front of FSTENV, FSAVE and FXSAVE.
     pub(crate) fpu_environment: [u32; 7],
-    /// Called before the first FPU instruction of a unit: one of three stubs.
-    pub(crate) fpu_ensure: u64,
+    /// Dereferenced before the first FPU instruction of a unit: faults when guest FPU state is not in the
+    /// host's registers.
+    pub(crate) fpu_guard: u64,
     /// Called behind a write that Rust prepared: a stub, or nothing where the write is done.
     pub(crate) commit: u64,
     /// For each 16 MiB of guest-linear space the window that a supervisor access uses.

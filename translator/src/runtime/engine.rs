@@ -16,7 +16,7 @@ use super::units::{FastMap, UnitKey, Units};
 use super::{signal, switch};
 use crate::codegen::asm::Asm;
 use crate::codegen::mode::Mode;
-use crate::state::{CpuState, InterruptShadow, cr0, eflags, reg};
+use crate::state::{CpuState, InterruptShadow, eflags, reg};
 use crate::system::debug::Armed;
 use crate::system::{CpuModel, EventKind, Exception, System, vector};
 use crate::{Exit, Platform, RunLimits};
@@ -83,6 +83,8 @@ pub(crate) struct Engine {
     pub(super) forward: Option<(u64, UnitKey)>,
     /// Instructions completed in single-instruction units.
     pub(super) single_steps: u64,
+    /// Entries to come that load FPU state unasked.
+    pub(super) fpu_entries: u32,
     pub(super) regions_generation: u64,
     /// The spaces that the regions lead to.
     pub(super) regions_spaces: Option<(SpaceId, SpaceId)>,
@@ -141,7 +143,7 @@ impl Engine {
             checked_base: [UNUSABLE_BASE; 6],
             segment_check: [UNUSABLE_BASE; 6],
             fpu_environment: [0; 7],
-            fpu_ensure: 0,
+            fpu_guard: 0,
             commit: 0,
             regions: [UNUSABLE_BASE; 256],
             limit_check: 0,
@@ -194,6 +196,7 @@ impl Engine {
             slow_next: false,
             forward: None,
             single_steps: 0,
+            fpu_entries: 0,
             regions_generation: u64::MAX,
             regions_spaces: None,
             regions_usable: false,
@@ -384,8 +387,7 @@ impl Engine {
 
     /// Enters at `entry`, handles exits, and goes on inside units as long as that is possible.
     fn execute(&mut self, entry: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Option<Exit> {
-        // A unit does not rely on FPU state being loaded when it is entered.
-        self.cache.context_mut().fpu_loaded = 0;
+        self.choose_fpu_state();
         let mut target = entry;
         loop {
             let invalidations = self.stats.invalidations;
@@ -409,8 +411,8 @@ impl Engine {
         self.check_regions(mmu);
         let pending = platform.interrupt_pending();
         self.arrange_shortcuts(mmu, pending);
-        let stubs = self.cache.stubs;
         let (quiet, faulting) = (self.cache.quiet_poll(), self.cache.faulting_poll());
+        let fpu_missing = self.cache.fpu_missing();
         let table = self
             .code_space
             .and_then(|key| self.code_spaces.get(&key))
@@ -435,13 +437,10 @@ impl Engine {
         context.interrupt_flag = u8::from(cpu.interrupt_flag());
         let esp = u64::from(cpu.gpr[reg::ESP]);
         context.stack = if in_window { context.window | esp } else { esp };
-        let one_by_one = cpu.ferr && !alone;
-        context.fpu_ensure = if cpu.cr0 & (cr0::TS | cr0::EM) != 0 || one_by_one {
-            stubs.fpu_unavailable
-        } else if context.fpu_loaded != 0 {
-            stubs.fpu_ready
+        context.fpu_guard = if context.fpu_loaded != 0 {
+            quiet
         } else {
-            stubs.fpu_load
+            fpu_missing
         };
         context.sti_poll = if pending { faulting } else { quiet };
         context.sti_jump_table = if pending { empty } else { table };

@@ -6,8 +6,8 @@ use super::context::Reason;
 use super::engine::{Engine, Step};
 use crate::codegen::mode::Mode;
 use crate::codegen::{CalloutKind, SiteKind, table_jump};
-use crate::state::{CpuState, InterruptShadow, cr0, eflags, reg, seg};
-use crate::system::{Exception, Flow, debug, vector};
+use crate::state::{CpuState, InterruptShadow, eflags, reg, seg};
+use crate::system::{Exception, Flow, debug};
 use crate::{Exit, Platform};
 use iced_x86::{Instruction, Mnemonic, OpKind};
 use shadow_mmu::Mmu;
@@ -51,7 +51,6 @@ impl Engine {
             Some(Reason::Fault) => self.fault(mmu, platform),
             Some(Reason::Prepare) => self.prepare(site, mmu, platform),
             Some(Reason::Commit) => self.commit(site, mmu, platform),
-            Some(Reason::FpuUnavailable) => self.fpu_unavailable(site, mmu, platform),
             Some(Reason::Stepped) => {
                 let next = self
                     .stepping
@@ -414,28 +413,6 @@ impl Engine {
             }
             None => internal("a dead unit without instructions"),
         }
-    }
-
-    fn fpu_unavailable(&mut self, site: u64, mmu: &mut Mmu, platform: &mut dyn Platform) -> Step {
-        let Some((_, _, insn)) = self.site(site) else {
-            return internal("an FPU check from nowhere");
-        };
-        self.set_eip(insn.ip32());
-        if self.state().cr0 & (cr0::TS | cr0::EM) == 0 {
-            return self.run_fpu_alone();
-        }
-        if insn.mnemonic() == iced_x86::Mnemonic::Wait {
-            return self.wait_unavailable(insn.next_ip32(), mmu, platform);
-        }
-        self.single_steps += 1;
-        let em = self.state().cr0 & cr0::EM != 0;
-        let x87 = insn.cpuid_features().iter().all(|f| {
-            use iced_x86::CpuidFeature as F;
-            matches!(f, F::FPU | F::FPU287 | F::FPU387 | F::CMOV | F::FXSR)
-        }) || insn.mnemonic() == iced_x86::Mnemonic::Fisttp;
-        // CR0.EM makes MMX and SSE undefined, and x87 and FXSAVE unavailable (SDM vol. 3A, table 2-2).
-        let number = if em && !x87 { vector::UD } else { vector::NM };
-        self.raise(mmu, platform, Exception::fault(number))
     }
 }
 

@@ -94,6 +94,9 @@ impl Engine {
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Step {
+        if address == self.cache.fpu_missing() {
+            return self.fpu_missing(at, mmu, platform);
+        }
         if self.cache.poll_range().contains(&address) {
             return Step::Boundary;
         }

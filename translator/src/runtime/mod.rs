@@ -9,6 +9,7 @@ mod exits;
 mod faults;
 mod fpu_error;
 mod fpu_pointers;
+mod fpu_state;
 mod invalidate;
 mod jump_table;
 mod kick;

@@ -161,7 +161,7 @@ impl Engine {
                 let waits = self.bounce.pending.is_some();
                 let context = self.cache.context_mut();
                 context.scratch[0] = address;
-                context.commit = if waits { stubs.commit } else { stubs.fpu_ready };
+                context.commit = if waits { stubs.commit } else { stubs.nothing };
                 self.watch_callout(unit, &insn, site, direct);
                 Step::Resume(site)
             }

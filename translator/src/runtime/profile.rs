@@ -66,7 +66,7 @@ impl Work {
 
     fn of(reason: Option<Reason>) -> Work {
         match reason {
-            Some(Reason::Callout | Reason::FpuUnavailable) => Work::Callout,
+            Some(Reason::Callout) => Work::Callout,
             Some(Reason::Link | Reason::Miss | Reason::Dead) => Work::Dispatch,
             Some(Reason::Fault) => Work::Fault,
             Some(Reason::Prepare | Reason::Commit) => Work::Access,

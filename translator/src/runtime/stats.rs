@@ -41,6 +41,8 @@ pub struct Stats {
     pub host_faults: u64,
     /// Of these, hidden faults: a window was filled.
     pub hidden_faults: u64,
+    /// Of these, FPU instructions that found the guest's state missing, or CR0.TS or CR0.EM set.
+    pub fpu_faults: u64,
     /// Times that translated code was entered on another window than before.
     pub window_switches: u64,
     /// Changes of privilege without Rust.
@@ -96,8 +98,6 @@ pub struct Exits {
     pub access: u64,
     /// The end of a unit of one instruction.
     pub step: u64,
-    /// An FPU instruction with CR0.TS or CR0.EM set.
-    pub fpu: u64,
 }
 
 impl Exits {
@@ -110,7 +110,6 @@ impl Exits {
             Reason::Fault => &mut self.fault,
             Reason::Prepare | Reason::Commit => &mut self.access,
             Reason::Stepped | Reason::SteppedTo => &mut self.step,
-            Reason::FpuUnavailable => &mut self.fpu,
         };
         *counter += 1;
     }

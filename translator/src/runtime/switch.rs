@@ -182,21 +182,12 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
         fault: stub(&mut asm, false, Reason::Fault),
         prepare: stub(&mut asm, true, Reason::Prepare),
         commit: stub(&mut asm, true, Reason::Commit),
-        fpu_unavailable: stub(&mut asm, true, Reason::FpuUnavailable),
         stepped: stub(&mut asm, false, Reason::Stepped),
         stepped_to: stub(&mut asm, false, Reason::SteppedTo),
         ..Stubs::default()
     };
-    stubs.fpu_ready = asm.address();
+    stubs.nothing = asm.address();
     asm.byte(0xC3); // ret
-    stubs.fpu_load = asm.address();
-    asm.bytes(&[0x49, 0x0F, 0xAE, 0x8F]); // fxrstor64 [r15 + disp32]
-    asm.dword(FPU as u32);
-    asm.store_imm(1, Mem::context(offset_of!(Context, fpu_loaded)), 1);
-    asm.bytes(&[0x49, 0xB8]); // mov r8, imm64
-    asm.bytes(&stubs.fpu_ready.to_le_bytes());
-    asm.store(8, Mem::context(offset_of!(Context, fpu_ensure)), host::R8);
-    asm.byte(0xC3);
     while !asm.offset().is_multiple_of(16) {
         asm.byte(0x90);
     }
