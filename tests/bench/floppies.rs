@@ -86,7 +86,14 @@ fn compare(
     command: Option<(&str, &str)>,
     runs: usize,
 ) -> Result<(), Box<dyn Error>> {
-    let dump = paths::guests_dir()?.join(format!("bench-floppies-{}.text", std::process::id()));
+    // A copy: an image that somebody else uses may be locked.
+    let place = |what: &str| -> std::io::Result<PathBuf> {
+        let name = format!("bench-floppies-{}.{what}", std::process::id());
+        Ok(paths::guests_dir()?.join(name))
+    };
+    let (copy, dump) = (place("img")?, place("text")?);
+    std::fs::write(&copy, std::fs::read(image)?)?;
+    let image = copy.as_path();
     let snapshot = scripted::snapshot(image);
     let (mut boots, mut commands) = (Vec::new(), Vec::new());
     for _ in 0..runs {
@@ -97,7 +104,9 @@ fn compare(
         boots.push((ours.0, theirs.0));
         commands.extend(ours.1.zip(theirs.1));
     }
-    let _ = std::fs::remove_file(dump);
+    for file in [&copy, &dump] {
+        let _ = std::fs::remove_file(file);
+    }
     show(name, "start", boots);
     if let Some((command, _)) = command {
         show(name, command, commands);
