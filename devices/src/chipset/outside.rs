@@ -1,6 +1,7 @@
 //! The board's outside: keys, mouse, disks, the other end of the serial port, buttons and lamps.
 
 use crate::fdc::{DriveKind, Medium};
+use crate::serial::spec::Msr;
 use crate::time::Nanos;
 
 use super::Chipset;
@@ -29,6 +30,11 @@ impl Chipset {
     /// How many bytes [`Self::serial_input`] would take now.
     pub fn can_accept_serial_input(&self) -> usize {
         self.devices.com1.can_accept_input()
+    }
+
+    /// The lines that the other end of the serial port's cable drives.
+    pub fn set_modem_lines(&mut self, lines: Msr) {
+        self.devices.com1.set_modem_lines(lines);
     }
 
     /// Bytes typed at the other end of COM1. Returns how many were taken.

@@ -63,7 +63,14 @@ struct Registers {
     overrun: bool,
     /// MSR bits 3-0.
     modem_delta: u8,
+    /// MSR bits 7-4 as the other end of the cable drives them.
+    modem_lines: u8,
 }
+
+/// What a cable with somebody at its other end carries.
+const CONNECTED: Msr = Msr::CTS.union(Msr::DSR).union(Msr::DCD);
+/// The bits of MSR that are lines.
+const LINES: Msr = CONNECTED.union(Msr::RI);
 
 impl Registers {
     const fn power_on() -> Self {
@@ -75,6 +82,7 @@ impl Registers {
             thr_empty: false,
             overrun: false,
             modem_delta: 0,
+            modem_lines: CONNECTED.bits(),
         }
     }
 }
@@ -137,6 +145,15 @@ impl Serial {
         taken
     }
 
+    /// The other end of the cable drives its lines: CTS, DSR, DCD and RI of `lines`. All but RI are on
+    /// to start with. In loop back mode the port does not see them.
+    pub fn set_modem_lines(&mut self, lines: Msr) {
+        let before = self.modem_lines();
+        self.registers.modem_lines = (lines & LINES).bits();
+        self.note_modem_change(before);
+        self.drive();
+    }
+
     /// Bytes that the sink did not take.
     pub fn lost(&self) -> u64 {
         self.lost
@@ -159,7 +176,11 @@ impl Serial {
             ..SuperioState::default()
         };
         self.replace(&fresh);
-        self.registers = Registers::power_on();
+        self.registers = Registers {
+            // The cable stays in.
+            modem_lines: self.registers.modem_lines,
+            ..Registers::power_on()
+        };
         self.drive();
     }
 
@@ -194,6 +215,7 @@ impl Serial {
         self.registers.ier &= 0x0f;
         self.registers.mcr &= 0x1f;
         self.registers.modem_delta &= 0x0f;
+        self.registers.modem_lines &= LINES.bits();
         self.drive();
     }
 
@@ -279,7 +301,7 @@ impl Serial {
                 let error = if overrun { Lsr::OE.bits() } else { 0 };
                 self.data.read(LSR) | error
             }
-            MSR => self.data.read(MSR) | std::mem::take(&mut self.registers.modem_delta),
+            MSR => self.modem_lines().bits() | std::mem::take(&mut self.registers.modem_delta),
             _ => self.data.read(register),
         };
         self.drive();
@@ -355,14 +377,24 @@ impl Serial {
     }
 
     fn write_mcr(&mut self, value: u8) {
-        let before = self.data.read(MSR);
+        let before = self.modem_lines();
         self.registers.mcr = value & 0x1f;
         self.pass(MCR, value & 0x1f);
-        let changed = before ^ self.data.read(MSR);
-        let (before, changed) = (
-            Msr::from_bits_truncate(before),
-            Msr::from_bits_truncate(changed),
-        );
+        self.note_modem_change(before);
+    }
+
+    /// The modem lines as the port sees them.
+    fn modem_lines(&mut self) -> Msr {
+        if self.mcr().contains(Mcr::LOOP) {
+            Msr::from_bits_truncate(self.data.read(MSR)) & LINES
+        } else {
+            Msr::from_bits_truncate(self.registers.modem_lines)
+        }
+    }
+
+    /// Sets the deltas of modem lines that are not what they were `before`.
+    fn note_modem_change(&mut self, before: Msr) {
+        let changed = before ^ self.modem_lines();
         let mut delta = Msr::from_bits_retain(self.registers.modem_delta);
         delta.set(
             Msr::DCTS,

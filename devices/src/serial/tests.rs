@@ -311,3 +311,37 @@ fn random_accesses_do_not_panic() {
         );
     }
 }
+
+#[test]
+fn modem_lines_change_from_outside() {
+    let mut b = Bench::new();
+    b.out(MCR, Mcr::OUT2.bits());
+    b.out(IER, Ier::EDSSI.bits());
+    assert_eq!(b.inb(MSR), (Msr::CTS | Msr::DSR | Msr::DCD).bits());
+    assert!(!b.irq());
+    // The carrier goes, and somebody calls: only the end of the ringing counts.
+    b.serial.set_modem_lines(Msr::CTS | Msr::DSR | Msr::RI);
+    assert!(b.irq());
+    assert_eq!(b.inb(IIR_FCR) & 0x0f, iir::MODEM_STATUS);
+    let lines = Msr::CTS | Msr::DSR | Msr::RI;
+    assert_eq!(b.inb(MSR), (lines | Msr::DDCD).bits());
+    assert!(!b.irq(), "a read takes it back");
+    b.serial.set_modem_lines(Msr::CTS | Msr::DSR);
+    assert_eq!(b.inb(MSR), (Msr::CTS | Msr::DSR | Msr::TERI).bits());
+    // There and back again between two looks: the change is seen all the same.
+    b.serial.set_modem_lines(Msr::DSR);
+    b.serial.set_modem_lines(Msr::CTS | Msr::DSR);
+    assert_eq!(b.inb(MSR), (Msr::CTS | Msr::DSR | Msr::DCTS).bits());
+    // What the guest may not set from here.
+    b.serial.set_modem_lines(Msr::all());
+    assert_eq!(b.inb(MSR) & 0xf0, 0xf0);
+    // Loop back cuts the cable off, and its end shows what came meanwhile.
+    b.out(MCR, Mcr::LOOP.bits());
+    b.inb(MSR);
+    b.serial.set_modem_lines(Msr::empty());
+    assert_eq!(b.inb(MSR), 0);
+    b.out(MCR, 0);
+    assert_eq!(b.inb(MSR) & 0xf0, 0);
+    b.serial.reset();
+    assert_eq!(b.inb(MSR), 0, "a reset does not put the cable in");
+}
