@@ -17,6 +17,7 @@ mod shadowing;
 mod space;
 mod stats;
 mod tlb;
+mod touch;
 mod traces;
 mod types;
 mod walk;

@@ -8,6 +8,7 @@ use crate::pool::TablePool;
 use crate::ram::{GuestRam, HostPage};
 use crate::space::{Space, SpaceKind};
 use crate::tlb::Tlb;
+use crate::touch::Touches;
 use crate::traces::{Trace, Traces};
 use crate::walk::{Paging, Role, Tables};
 use crate::watch::Watched;
@@ -117,6 +118,7 @@ pub struct Mmu {
     /// `user_regions` is to be computed again.
     pub(crate) user_regions_dirty: bool,
     pub(crate) prediction: Option<Prediction>,
+    pub(crate) touches: Touches,
     /// Pages that no window maps: data breakpoints.
     pub(crate) watched: Watched,
     // Policy state.
@@ -191,6 +193,7 @@ impl Mmu {
             },
             user_regions_dirty: true,
             prediction: None,
+            touches: Touches::default(),
             watched: Watched::default(),
             clock: 0,
             next_tag: 1,

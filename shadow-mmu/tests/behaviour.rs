@@ -76,6 +76,35 @@ fn a_clean_page_is_read_only_until_written() {
 }
 
 #[test]
+fn a_page_is_mapped_when_it_is_met_for_the_second_time() {
+    let mut m = guest();
+    let entry = TABLE + (USER >> 12 & 1023) * 4;
+    let meet = |m: &mut Mmu, access| {
+        assert!(matches!(m.plan(USER, 4, access), Ok(AccessPlan::Direct(_))));
+        m.is_within_reach(USER, access)
+    };
+    assert!(!meet(&mut m, USER_WRITE));
+    // Another page is not the same page again.
+    put32(&mut m, entry, (DATA + 0x1000) | P | W | U | A | D);
+    assert!(!meet(&mut m, USER_WRITE));
+    assert_eq!(m.stats().mmaps, 0);
+    // Nor is a read a write.
+    assert!(!meet(&mut m, USER_READ));
+    assert!(meet(&mut m, USER_READ));
+    assert!(meet(&mut m, WRITE), "the supervisor meets it as well");
+    let base = m.view(Privilege::User).base;
+    assert!(poke(base, USER, 9));
+    assert_eq!(get32(&m, DATA + 0x1000), 9);
+    assert_eq!(m.stats().mmaps, 1);
+    // A page under a trace cannot be written.
+    m.trace_code((DATA + 0x1000) >> 12);
+    assert!(!m.is_within_reach(USER, USER_WRITE));
+    assert!(!m.is_within_reach(USER, USER_WRITE));
+    assert!(m.is_within_reach(USER, USER_READ));
+    m.audit().unwrap();
+}
+
+#[test]
 fn large_pages_are_mapped_as_extents() {
     let mut m = mmu(64);
     for i in 1..16u32 {

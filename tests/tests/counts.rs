@@ -64,3 +64,12 @@ fn a_process_comes_and_goes_without_a_fault_at_kernel_addresses() {
         0.3,
     );
 }
+
+/// Each page is read and then written: two page faults of the guest, each of which an instruction meets that is known to.
+#[test]
+fn a_demand_fault_costs_no_signal_and_no_mapping() {
+    let counters = counters("demand-fault", 20_000, 20_000);
+    let faults = counters.get("translator.true_faults").copied();
+    assert!(faults.is_some_and(|faults| faults > 1.9), "{faults:?}");
+    assert_at_most(&counters, &[FAULT, "mmu.mmaps", "mmu.mprotects"], 0.1);
+}

@@ -276,10 +276,14 @@ impl<C: Choices> History<C> {
                     Done::NotMemory(r.gpa)
                 }
                 Ok(r) if kind == AccessKind::Write => {
+                    self.meet(l, access);
                     self.m.write_phys(r.gpa, &value.to_le_bytes()).unwrap();
                     Done::Value(value)
                 }
                 Ok(r) => {
+                    if kind == AccessKind::Read {
+                        self.meet(l, access);
+                    }
                     let mut raw = [0; 4];
                     self.m.read_phys(r.gpa, &mut raw).unwrap();
                     Done::Value(u32::from_le_bytes(raw))
@@ -325,6 +329,15 @@ impl<C: Choices> History<C> {
             let space = self.m.view(privilege).space;
             self.m.mark_code(space, l >> 12);
         }
+    }
+
+    /// What the translator does in front of an access that it expects to fault.
+    fn meet(&mut self, l: u32, access: Access) {
+        let met = self.m.is_within_reach(l, access);
+        let base = |m: &mut Mmu, p| m.clean_view(p).base;
+        let reads = peek(base(&mut self.m, access.privilege), l).is_some()
+            || peek(base(&mut self.m, Privilege::User), l).is_some();
+        assert!(!met || reads, "{l:#x} is not mapped");
     }
 
     fn step(&mut self) {

@@ -44,14 +44,16 @@ pub fn callout_inventory(model: CpuModel) -> Vec<CalloutEntry> {
 fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static str>)> {
     let by_operands = match code {
         Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => Some(CalloutKind::SegmentLoad),
-        Code::Mov_r32_cr
-        | Code::Mov_cr_r32
+        Code::Mov_cr_r32
         | Code::Mov_r32_dr
         | Code::Mov_dr_r32
         | Code::Mov_r32_tr
         | Code::Mov_tr_r32 => Some(CalloutKind::Privileged),
         _ => None,
     };
+    if code == Code::Mov_r32_cr {
+        return Some((CalloutKind::Privileged, Some("CPL above 0; CR4")));
+    }
     if let Some(kind) = by_operands {
         return Some((kind, load_condition(kind, code)));
     }
@@ -68,6 +70,7 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
             CalloutKind::Sensitive,
             "CPL above 0, or in front of a transfer",
         )),
+        Mnemonic::Invlpg => Some((CalloutKind::Privileged, "CPL above 0")),
         Mnemonic::Pushf | Mnemonic::Pushfd => Some((CalloutKind::Sensitive, "virtual-8086 mode")),
         Mnemonic::Rdtsc => Some((
             CalloutKind::Sensitive,

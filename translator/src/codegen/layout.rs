@@ -127,6 +127,18 @@ pub(crate) fn segment_limit(index: usize) -> Mem {
     Mem::context(segment(index) + offset_of!(Segment, limit))
 }
 
+pub(crate) fn cr0() -> Mem {
+    Mem::context(CPU + offset_of!(CpuState, cr0))
+}
+
+pub(crate) fn cr2() -> Mem {
+    Mem::context(CPU + offset_of!(CpuState, cr2))
+}
+
+pub(crate) fn cr3() -> Mem {
+    Mem::context(CPU + offset_of!(CpuState, cr3))
+}
+
 pub(crate) fn tsc_offset() -> Mem {
     Mem::context(CPU + offset_of!(CpuState, msrs) + offset_of!(Msrs, tsc_offset))
 }

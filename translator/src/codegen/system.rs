@@ -3,7 +3,7 @@
 use super::asm::{Mem, Reg, host};
 use super::builder::{After, Builder, CannotEmit};
 use super::{AccessHint, CalloutKind, layout};
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// The kind of callout that `insn` is carried out by wherever it appears, or `None` if it is
 /// translated (in some modes at least).
@@ -77,6 +77,29 @@ impl Builder<'_> {
         self.asm.mov32(Reg(2), Reg(2));
     }
 
+    /// Privileged instructions that do next to nothing, where they are allowed. A page-fault handler has one of
+    /// each: INVLPG finds nothing out of date (`Mmu::invlpg`), and control registers are in the context.
+    fn emit_kernel_mode(&mut self, insn: &Instruction) -> bool {
+        if self.t.mode.cpl() != 0 || self.t.mode.v86() || self.hint == AccessHint::Callout {
+            return false;
+        }
+        match insn.code() {
+            Code::Invlpg_m => true,
+            Code::Mov_r32_cr if insn.op0_register() != Register::ESP => {
+                let register = match insn.op1_register() {
+                    Register::CR0 => layout::cr0(),
+                    Register::CR2 => layout::cr2(),
+                    Register::CR3 => layout::cr3(),
+                    _ => return false,
+                };
+                let target = Self::guest_of(insn.op0_register());
+                self.asm.load32(target, register);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Emits `insn` if it is privileged, sensitive, or concerned with segments.
     pub(super) fn emit_system(&mut self, insn: &Instruction) -> Result<Option<After>, CannotEmit> {
         let free = self.t.mode.interrupt_flag_free() && self.hint != AccessHint::Callout;
@@ -110,7 +133,7 @@ impl Builder<'_> {
             }
             _ => {}
         }
-        if self.emit_paragraph_load(insn) {
+        if self.emit_paragraph_load(insn) || self.emit_kernel_mode(insn) {
             return Ok(Some(After::Continue));
         }
         if let Some(after) = self.emit_shortcut(insn) {

@@ -396,8 +396,8 @@ impl Engine {
                 Step::Resume(address) => {
                     // A window was filled, a device worked: code may have changed on the way.
                     self.drain_events(mmu);
-                    if self.stats.invalidations != invalidations {
-                        self.leave_if_dead(address);
+                    if self.stats.invalidations != invalidations && self.leave_if_dead(address) {
+                        return None;
                     }
                     target = address;
                 }

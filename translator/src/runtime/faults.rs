@@ -3,10 +3,11 @@
 use super::engine::{Engine, Step};
 use super::exits::internal;
 use crate::codegen::AccessHint;
+use crate::codegen::system::callout_kind;
 use crate::state::{InterruptShadow, cr4};
 use crate::system::{Exception, vector};
 use crate::{Exit, Platform};
-use iced_x86::Instruction;
+use iced_x86::{Instruction, OpKind};
 use shadow_mmu::{Access, FaultOutcome, Mmu, Privilege};
 
 /// Trapped accesses of one instruction after which it is translated as a call to Rust.
@@ -135,7 +136,7 @@ impl Engine {
             if user != base && offset < FOUR_GIB {
                 // An access through the user window: the page is there afterwards if it is a user page.
                 return match mmu.handle_fault(offset as u32, access) {
-                    FaultOutcome::UserPage => self.hidden(at),
+                    FaultOutcome::UserPage => self.filled(at),
                     FaultOutcome::Filled => self.replay(at),
                     outcome => self.resolve(at, outcome, mmu, platform),
                 };
@@ -161,14 +162,49 @@ impl Engine {
             profiler.outcome(&outcome);
         }
         match outcome {
-            FaultOutcome::Filled => self.hidden(at),
+            FaultOutcome::Filled => self.filled(at),
             FaultOutcome::UserPage => self.learn(at, AccessHint::UserWindow),
             FaultOutcome::Trapped(_) => self.trapped(at),
             FaultOutcome::PageFault(fault) => {
+                self.expect_faults(at);
                 self.single_steps += 1;
                 self.raise(mmu, platform, fault.into())
             }
         }
+    }
+
+    /// The window has been filled for an access of translated code.
+    fn filled(&mut self, at: At) -> Step {
+        let step = self.hidden(at);
+        if self.expect_faults(at) {
+            self.again(at)
+        } else {
+            step
+        }
+    }
+
+    /// An access met a page that is absent, from the guest's tables or from the window. Where that happens again
+    /// and again, Rust walks the guest's tables for the access, and needs no host fault. True if the instruction has
+    /// been given up for that.
+    fn expect_faults(&mut self, at: At) -> bool {
+        let own_form = matches!(
+            self.units.hint(at.gpa),
+            AccessHint::None | AccessHint::Wrapped | AccessHint::UserWindow
+        );
+        // The instruction alone, or its access alone? String instructions do much without a fault.
+        let whole = at.insn.is_string_instruction() || callout_kind(&at.insn).is_some();
+        let segment = at.insn.op_count() > 0
+            && at.insn.op0_kind() == OpKind::Register
+            && at.insn.op0_register().is_segment_register();
+        if self.mode.is_single() || !own_form || whole || segment || !self.units.count_fault(at.gpa)
+        {
+            return false;
+        }
+        self.units.set_hint(at.gpa, AccessHint::Callout);
+        self.stats.hints += 1;
+        self.discard(at.unit);
+        self.discard_copies(at.gpa);
+        true
     }
 
     /// An access to a page that cannot be mapped for it.

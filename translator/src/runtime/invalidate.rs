@@ -1,6 +1,7 @@
 //! What follows when memory that translations were made from changes, and when the cache is full.
 
 use super::engine::Engine;
+use crate::state::InterruptShadow;
 use shadow_mmu::{Mmu, MmuEvent};
 
 impl Engine {
@@ -76,21 +77,32 @@ impl Engine {
     }
 
     /// The instruction under way at host address `at` is completed, but if its unit is no longer
-    /// valid, that is left in front of the next one.
-    pub(super) fn leave_if_dead(&mut self, at: u64) {
+    /// valid, that is left in front of the next one. True if that is where it is now: EIP says where.
+    pub(super) fn leave_if_dead(&mut self, at: u64) -> bool {
         let unit = self
             .units
             .at_host(at)
             .and_then(|index| self.units.get(index))
             .filter(|unit| unit.dead && !unit.key.mode.is_single());
-        if let Some(unit) = unit {
-            let offset = (at - unit.host) as u32;
-            let next = unit.instructions.partition_point(|map| map.host < offset);
-            if let Some(next) = unit.instructions.get(next) {
-                let at = unit.host + u64::from(next.host);
-                self.plant_dead_call(at);
-            }
+        let Some(unit) = unit else {
+            return false;
+        };
+        let offset = (at - unit.host) as u32;
+        let next = unit.instructions.partition_point(|map| map.host < offset);
+        let Some(next) = unit.instructions.get(next) else {
+            return false;
+        };
+        let (host, eip) = (unit.host + u64::from(next.host), next.guest.ip32());
+        if host != at {
+            // Behind a call: not in the way of the one that the entry of the unit has become.
+            self.plant_dead_call(host);
+            return false;
         }
+        if unit.is_behind_sti(at) {
+            self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::Sti;
+        }
+        self.set_eip(eip);
+        true
     }
 
     /// Gives one unit up: a hint says that it should be translated differently.

@@ -110,6 +110,8 @@ const STREAKS: usize = 256;
 /// Accesses in a row that found ordinary memory, after which an instruction that was translated as
 /// a call to Rust gets its own form back. A call costs some 50 ns, to learn it again some 20 us.
 const DIRECT_BEFORE_FORGETTING: u16 = 1000;
+/// The same where it was made a call because its pages were absent: a host fault costs some 2.5 us.
+const DIRECT_BEFORE_FAULTING: u16 = 40;
 
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -143,12 +145,12 @@ impl Engine {
             return internal("an access from nowhere");
         };
         self.stats.prepared_accesses += 1;
-        let address =
-            self.host_address(access, &insn, mmu, platform)
-                .and_then(|found| match found {
-                    Some((operand, _)) => self.check_mxcsr(&insn, operand).map(|()| found),
-                    None => Ok(None),
-                });
+        let address = self
+            .host_address(unit, access, &insn, mmu, platform)
+            .and_then(|found| match found {
+                Some((operand, _)) => self.check_mxcsr(&insn, operand).map(|()| found),
+                None => Ok(None),
+            });
         match address {
             Ok(None) => {
                 // What it takes to stop behind this instruction.
@@ -166,6 +168,7 @@ impl Engine {
                 Step::Resume(site)
             }
             Err(exception) => {
+                self.watch_callout(unit, &insn, site, false);
                 self.set_eip(insn.ip32());
                 self.single_steps += 1;
                 self.raise(mmu, platform, exception)
@@ -182,14 +185,20 @@ impl Engine {
         let Some(streak) = self.bounce.streaks.get_mut((site >> 2) as usize % STREAKS) else {
             return;
         };
-        *streak = if direct { *streak + 1 } else { 0 };
-        if *streak < DIRECT_BEFORE_FORGETTING {
+        *streak = if direct { streak.saturating_add(1) } else { 0 };
+        let count = *streak;
+        if !count.is_multiple_of(DIRECT_BEFORE_FAULTING) || count == 0 {
             return;
         }
-        *streak = 0;
         let Some(gpa) = self.units.get(unit).map(|unit| unit.gpa_of(insn)) else {
             return;
         };
+        if count < DIRECT_BEFORE_FORGETTING && !self.units.expects_faults(gpa) {
+            return;
+        }
+        if let Some(streak) = self.bounce.streaks.get_mut((site >> 2) as usize % STREAKS) {
+            *streak = 0;
+        }
         let hint = self.units.hint(gpa);
         let string = insn.is_string_instruction() && hint == AccessHint::CheckedStore;
         if hint == AccessHint::Callout || string {
@@ -198,15 +207,24 @@ impl Engine {
         }
     }
 
+    /// The instruction is a call to Rust because it used to fault.
+    fn expects_faults(&self, unit: u32, insn: &Instruction) -> bool {
+        let gpa = self.units.get(unit).map(|unit| unit.gpa_of(insn));
+        gpa.is_some_and(|gpa| self.units.expects_faults(gpa))
+    }
+
     /// The host address of the operand, and whether translated code can make such an access itself. `None`: it meets a
     /// data breakpoint, and the instruction has to run alone.
     fn host_address(
         &mut self,
+        unit: u32,
         access: SiteAccess,
         insn: &Instruction,
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Result<Option<(u64, bool)>, Exception> {
+        let alone = self.mode.is_single();
+        let expected = !alone && self.expects_faults(unit, insn);
         let scratch = &mut self.cache.context_mut().scratch;
         let mut offset = scratch[0] as u32;
         if access.bit_offset {
@@ -221,7 +239,6 @@ impl Engine {
             }
         }
         let size = access.size.clamp(1, MAX_OPERAND as u32);
-        let alone = self.mode.is_single();
         let mut system = self.system(mmu, platform);
         let linear = system.segment_access(access.segment, offset, size, access.write)?;
         // Before paging: the processor checks it on the linear address alone.
@@ -248,7 +265,13 @@ impl Engine {
         let image = insn.mnemonic() == Mnemonic::Fxsave;
         let copy = image || splits_lock(insn, linear, size);
         if !copy && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
-            let plain = !access.write || mmu.is_plain_write(linear, privilege);
+            let plain = if alone {
+                false // nobody asks
+            } else if expected {
+                mmu.is_within_reach(linear, kind)
+            } else {
+                !access.write || mmu.is_plain_write(linear, privilege)
+            };
             return Ok(Some((address as u64, plain)));
         }
         if access.write

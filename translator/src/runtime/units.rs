@@ -144,6 +144,34 @@ impl Unit {
     }
 }
 
+/// An instruction that meets pages that are absent, from the guest's tables or from the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Faulting {
+    /// Host faults since it was last given its own form.
+    count: u32,
+    /// So many of them make it a call to Rust, which walks the guest's tables and needs no host fault.
+    limit: u32,
+    /// It is one now.
+    expected: bool,
+}
+
+impl Faulting {
+    /// What it takes to translate an instruction again, in host faults.
+    const FIRST_LIMIT: u32 = 8;
+    /// An instruction that was wrongly expected to fault is expected to so much later.
+    const BACKOFF: u32 = 4;
+}
+
+impl Default for Faulting {
+    fn default() -> Self {
+        Faulting {
+            count: 0,
+            limit: Self::FIRST_LIMIT,
+            expected: false,
+        }
+    }
+}
+
 /// What is known about a guest page with code.
 #[derive(Debug, Default)]
 pub(crate) struct CodePage {
@@ -153,6 +181,8 @@ pub(crate) struct CodePage {
     pub(crate) hints: FastMap<u32, AccessHint>,
     /// Trapped accesses by offset of the instruction.
     pub(crate) trapped: FastMap<u32, u32>,
+    /// Instructions that meet absent pages, by offset.
+    pub(crate) faulting: FastMap<u32, Faulting>,
     /// The page is traced.
     pub(crate) traced: bool,
     /// Bytes that live units were made from, and perhaps some of dead ones.
@@ -307,7 +337,30 @@ impl Units {
         if let Some(page) = self.pages.get_mut(&(gpa >> 12)) {
             page.hints.remove(&(gpa & 0xFFF));
             page.trapped.remove(&(gpa & 0xFFF));
+            if let Some(faulting) = page.faulting.get_mut(&(gpa & 0xFFF)) {
+                faulting.count = 0;
+                faulting.expected = false;
+                faulting.limit = faulting.limit.saturating_mul(Faulting::BACKOFF);
+            }
         }
+    }
+
+    /// Counts a host fault that the instruction at `gpa` has met on an absent page; true when it should be
+    /// expected to meet more.
+    pub(crate) fn count_fault(&mut self, gpa: u32) -> bool {
+        let page = self.pages.entry(gpa >> 12).or_default();
+        let faulting = page.faulting.entry(gpa & 0xFFF).or_default();
+        faulting.count += 1;
+        faulting.expected = faulting.count >= faulting.limit;
+        faulting.expected
+    }
+
+    /// The instruction at `gpa` is a call to Rust because of its faults.
+    pub(crate) fn expects_faults(&self, gpa: u32) -> bool {
+        self.pages
+            .get(&(gpa >> 12))
+            .and_then(|page| page.faulting.get(&(gpa & 0xFFF)))
+            .is_some_and(|faulting| faulting.expected)
     }
 
     /// Sets a hint; true if it is new.
