@@ -88,6 +88,11 @@ impl Decider {
         }
     }
 
+    /// Tells what the direct engine can do from now on.
+    pub const fn set_support(&mut self, host: HostSupport) {
+        self.host = host;
+    }
+
     /// Decides which engine runs `inputs`, and counts the decision. It is a switch when the engine
     /// is not [`Decider::last_engine`].
     pub fn decide(&mut self, inputs: &Inputs) -> Decision {

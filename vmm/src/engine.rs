@@ -11,6 +11,8 @@ use serde::Serialize;
 use shadow_mmu::Mmu;
 use translator::{CpuState, Exit, Platform};
 
+use crate::inputs::DescriptorTables;
+
 /// Makes a vCPU leave its engine soon, from any thread; harmless when it does not run.
 pub trait Kick: fmt::Debug + Send + Sync {
     /// The engine leaves with [`Exit::Kicked`]. A kick that arrives just before a run starts ends
@@ -34,6 +36,10 @@ pub struct DirectExit {
     /// The same in the words of the switch record, with the kind of event that only the engine
     /// knows.
     pub kind: ExitKind,
+    /// The run failed, and its registers are lost: the state is what it was before the run, and the
+    /// translator has to go on from there, with more than one instruction. Comes with
+    /// [`Exit::Replay`].
+    pub lost: bool,
 }
 
 /// What direct execution counted since the machine started.
@@ -47,27 +53,34 @@ pub struct DirectStatistics {
     pub kvm_exits: u64,
     /// Edits of shadow tables that the monitor stored.
     pub table_edits: u64,
+    /// Runs that failed; the translator went on from where they began.
+    pub lost_runs: u64,
 }
 
 /// Runs ring-3 code of the guest on the processor itself.
 pub trait DirectEngine: fmt::Debug + Send {
-    /// The modes that the probe found this host's KVM to run correctly.
+    /// The modes that the probe found this host's KVM to run correctly; none any more after a failure
+    /// that the engine could not get over, or too many.
     fn support(&self) -> HostSupport;
 
     /// What the probe measured.
     fn costs(&self) -> EngineCosts;
 
     /// Runs guest code from `state` on until something needs the run loop. Called only for states
-    /// for which `decision::legality` with [`DirectEngine::support`] has no reason against.
+    /// for which `decision::legality` with [`DirectEngine::support`] has no reason against; `tables`
+    /// are what that was found out from.
     ///
     /// On return `state` is at an instruction boundary and all of it is valid. The engine delivers
     /// no exception: what it cannot resolve by filling the shadow tables leaves with
     /// [`Exit::Replay`]. It watches [`Platform::interrupt_pending`] before each entry and leaves
     /// with [`Exit::InterruptReady`].
+    ///
+    /// Nothing that guest code or KVM does ends in an error: see [`DirectExit::lost`].
     fn run(
         &mut self,
         state: &mut CpuState,
         mmu: &mut Mmu,
+        tables: &DescriptorTables,
         platform: &mut dyn Platform,
     ) -> DirectExit;
 

@@ -6,7 +6,7 @@ use translator::CpuState;
 use translator::state::{InterruptShadow, Rights, Segment, cr0, eflags, seg};
 
 /// Copies of the descriptor tables, as the last decision saw them: comparing a table with its copy
-/// is much cheaper than looking through it.
+/// is much cheaper than looking through it. Direct execution makes its shadows from them.
 #[derive(Debug, Default)]
 pub struct DescriptorTables {
     gdt: TableCopy,
@@ -64,6 +64,18 @@ impl DescriptorTables {
             eflags: state.eflags,
             cr3: state.cr3,
         }
+    }
+
+    /// The global table as the last decision in protected mode saw it; zeros where it could not be read.
+    #[must_use]
+    pub fn gdt(&self) -> &[u8] {
+        &self.gdt.bytes
+    }
+
+    /// The local table likewise; empty if there is none.
+    #[must_use]
+    pub fn ldt(&self) -> &[u8] {
+        &self.ldt.bytes
     }
 
     fn read(&mut self, state: &CpuState, mmu: &Mmu) {

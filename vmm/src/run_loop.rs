@@ -22,6 +22,9 @@ pub(crate) struct Account {
     exits: BTreeMap<&'static str, u64>,
     /// Direct execution left at an instruction that the translator has to run.
     replay: bool,
+    /// It failed: the translator has to run more than that instruction, or the same would come again
+    /// at once.
+    lost: bool,
 }
 
 impl Account {
@@ -72,11 +75,16 @@ impl Machine {
         let start = self.board.now();
         let before = self.counts();
         let replay = std::mem::take(&mut self.account.replay);
-        let single = replay || decision.stretch == Stretch::Instruction;
+        let lost = std::mem::take(&mut self.account.lost);
+        let single = replay && !lost || decision.stretch == Stretch::Instruction;
         let (exit, kind) = match (engine, &mut self.direct) {
             (Engine::Direct, Some(direct)) => {
                 let state = self.vcpu.state_mut();
-                let left = direct.run(state, &mut self.mmu, &mut self.board);
+                let left = direct.run(state, &mut self.mmu, &self.tables, &mut self.board);
+                if left.kind == ExitKind::Internal {
+                    self.decider.set_support(direct.support());
+                }
+                self.account.lost = left.lost;
                 (left.exit, left.kind)
             }
             (Engine::Translator, _) if single => {

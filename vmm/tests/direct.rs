@@ -8,6 +8,7 @@ use std::time::Duration;
 use decision::ExitKind;
 use ringshift::direct::{self, DirectExecution, TABLE_POOL_BASE};
 use ringshift::engine::{DirectEngine, DirectExit};
+use ringshift::inputs::DescriptorTables;
 use shadow_mmu::{Mmu, MmuConfig, PagingRegs, PhysTarget};
 use translator::state::{FxState, Segment, TableRegister, cr0, cr4, eflags, reg, seg};
 use translator::{CpuState, Exit, Platform};
@@ -79,12 +80,20 @@ struct Guest {
     engine: DirectExecution,
     mmu: Mmu,
     state: CpuState,
+    tables: DescriptorTables,
     pins: Pins,
 }
 
+/// What the probe finds wrong is not in these programs.
+const FORCE: direct::Purpose = direct::Purpose {
+    force: true,
+    must_pay: false,
+    without: decision::HostSupport::NONE,
+};
+
 /// A guest on this host's KVM, or `None` with a word about why not.
 fn guest() -> Option<Guest> {
-    let engine = match direct::open(direct::Purpose::default()) {
+    let engine = match direct::open(FORCE) {
         Ok(engine) => engine,
         Err(error) => {
             eprintln!("SKIPPED: no direct execution on this host: {error}");
@@ -101,6 +110,7 @@ fn guest() -> Option<Guest> {
         engine,
         mmu: mmu.expect("a shadow MMU"),
         state: CpuState::reset(0x653),
+        tables: DescriptorTables::default(),
         pins: Pins::default(),
     };
     guest.set_up();
@@ -216,14 +226,16 @@ impl Guest {
     }
 
     fn run(&mut self) -> DirectExit {
-        self.engine
-            .run(&mut self.state, &mut self.mmu, &mut self.pins)
+        self.tables.inputs(&self.state, &self.mmu, false);
+        let Self { state, mmu, .. } = self;
+        self.engine.run(state, mmu, &self.tables, &mut self.pins)
     }
 
     /// Runs to an exit with [`Exit::Replay`] at `offset` of the program.
     #[track_caller]
     fn run_to(&mut self, offset: usize) -> ExitKind {
-        let DirectExit { exit, kind } = self.run();
+        let DirectExit { exit, kind, lost } = self.run();
+        assert!(!lost);
         assert_eq!(exit, Exit::Replay, "{:x?}", self.state);
         assert_eq!(self.state.eip, CODE + offset as u32, "EIP");
         kind
@@ -576,4 +588,42 @@ fn two_guests_do_not_see_each_other() {
             assert_eq!(guest.register(reg::EAX), value);
         }
     }
+}
+
+/// Where the host's processor is right this is an ordinary far return; where it goes to virtual-8086
+/// mode (QEMU's do) the run is lost, and nothing else.
+#[test]
+fn iret_with_vm_in_the_image_stops_nothing() {
+    let Some(mut guest) = guest() else { return };
+    let frame = STACK - 64;
+    let code = [
+        op(&[0x68], eflags::VM | eflags::IF | eflags::FIXED), // push flags
+        op(&[0x68], USER_CS.into()),                          // push CS
+        op(&[0x68], CODE + 17),                               // push CODE + 17
+        vec![0x43, 0xCF],                                     // inc ebx; iretd
+    ]
+    .concat();
+    for round in 0..300 {
+        guest.program(&[&code[..], &INT80].concat());
+        guest.state.gpr[reg::ESP] = frame;
+        let before = guest.state.clone();
+        let left = guest.run();
+        assert_eq!(left.exit, Exit::Replay, "round {round}: {:x?}", guest.state);
+        if left.lost {
+            assert_eq!((left.kind, &guest.state), (ExitKind::Internal, &before));
+        } else {
+            assert!([CODE + 16, CODE + 17].contains(&guest.state.eip));
+            assert_eq!(guest.register(reg::EBX), 1);
+        }
+        // The engine gives itself up after a few hundred of these; until then it is good for more.
+        if guest.engine.support().compat32 {
+            guest.program(&[&[0x43], &INT80[..]].concat()); // inc ebx
+            assert_eq!(guest.run_to(1), ExitKind::SystemCall, "round {round}");
+            assert_eq!(guest.register(reg::EBX), 1);
+        } else {
+            assert!(round > 200, "given up after {round} rounds");
+        }
+    }
+    let lost = guest.engine.statistics().lost_runs;
+    assert!(lost == 0 || !guest.engine.support().compat32, "{lost} lost");
 }

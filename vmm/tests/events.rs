@@ -37,6 +37,41 @@ fn left(traced: &Traced, exit: Option<ExitKind>, at: std::ops::Range<u32>) -> us
     matching.count()
 }
 
+/// At ring 3 `iret` leaves VM alone (Intel SDM vol. 2A, IRET). QEMU's processors go to virtual-8086 mode,
+/// out of which the monitor gets nothing back that it could go on with.
+#[test]
+fn iret_with_vm_in_the_image_is_an_ordinary_one() {
+    const VM: u32 = 1 << 17;
+    const FLAGS: u32 = 0x203;
+    let start = [
+        &[0x83, 0xEC, 64][..],           // sub esp, 64
+        &op(&[0x68], VM | FLAGS),        // push flags
+        &op(&[0x68], common::CS.into()), // push CS
+    ]
+    .concat();
+    let target = USER + start.len() as u32 + 6;
+    let code = [
+        &start[..],
+        &op(&[0x68], target), // push target
+        &[0xCF],              // iretd
+        &[0x9C, 0x58],        // target: pushfd; pop eax
+        &op(&[0xA3], SEEN),   // mov [SEEN], eax
+        &SYSTEM_CALL,
+    ]
+    .concat();
+    let Some(mut machine) = machine("iret-vm", config("vmware"), &Program::new(&code)) else {
+        return;
+    };
+    let traced = run_machine("iret-vm", &mut machine);
+    assert_eq!(memory(&machine, SEEN), FLAGS);
+    let lost = machine.report("power off").direct.lost_runs;
+    let failed = traced.switches.iter();
+    let failed =
+        failed.filter(|record| record.from == Engine::Direct && record.exit == ExitKind::Internal);
+    assert!(lost <= failed.count() as u64 && lost <= 1, "{lost} lost");
+    eprintln!("{lost} runs lost");
+}
+
 #[test]
 fn an_nmi_interrupts_direct_execution_and_the_program_goes_on() {
     const NMIS: u8 = 5;

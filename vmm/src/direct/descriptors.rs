@@ -108,8 +108,6 @@ pub(super) struct ShadowTable {
     /// The guest's table at the last look.
     base: u32,
     bytes: Vec<u8>,
-    /// Spare room for the next look.
-    next: Vec<u8>,
     /// Descriptors that guest code may load and that have the accessed bit clear.
     untouched: Vec<u16>,
 }
@@ -121,31 +119,27 @@ impl ShadowTable {
             kind,
             base: 0,
             bytes: Vec::new(),
-            next: Vec::new(),
             untouched: Vec::new(),
         }
     }
 
-    /// Brings the shadow up to date with the guest's table: `size` bytes at linear address `base`.
+    /// Brings the shadow up to date with the guest's table, whose contents are `table`, at linear
+    /// address `base`.
     pub(super) fn update(
         &mut self,
         memory: &SharedMemory,
-        mmu: &Mmu,
-        (base, size): (u32, usize),
+        base: u32,
+        table: &[u8],
         support: HostSupport,
     ) {
         self.base = base;
-        self.next.clear();
-        self.next
-            .resize(size.min(DESCRIPTOR_TABLE_BYTES as usize), 0);
-        read_linear(mmu, base, &mut self.next);
-        if self.next == self.bytes {
+        if table == self.bytes {
             return;
         }
-        let count = (self.next.len().max(self.bytes.len()) / 8).min(self.capacity());
+        let count = (table.len().max(self.bytes.len()) / 8).min(self.capacity());
         self.untouched.clear();
         for index in self.first()..count {
-            let new = entry(&self.next, index).shadow(support);
+            let new = entry(table, index).shadow(support);
             if new.is_untouched() {
                 self.untouched.push(index as u16);
             }
@@ -153,7 +147,8 @@ impl ShadowTable {
                 memory.write(self.place(index), new.0);
             }
         }
-        std::mem::swap(&mut self.next, &mut self.bytes);
+        self.bytes.clear();
+        self.bytes.extend_from_slice(table);
     }
 
     /// Sets the accessed bits in the guest's table that loads by guest code have set in the shadow.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use decision::{EngineCosts, ExitKind, HostSupport};
 use shadow_mmu::{Access, AccessKind, FaultCode, FaultOutcome, Mmu, Privilege, TableEdit};
-use translator::state::{FxState, Rights, Segment, TableRegister, cr0, eflags, seg};
+use translator::state::{FxState, Rights, Segment, cr0, eflags, seg};
 use translator::system::debug::dr6;
 use translator::{CpuState, Exit, Platform};
 
@@ -15,6 +15,7 @@ use super::kvm::SetupError;
 use super::layout::LDT_SELECTOR;
 use super::world::{Context, FpuUse, Leave, World, WorldError};
 use crate::engine::{DirectEngine, DirectExit, DirectStatistics, Kick};
+use crate::inputs::DescriptorTables;
 
 /// The flags that the guest's code has on the processor as they are. TF, RF and VM are clear in
 /// every state that is legal (RF only matters with breakpoints); VIF and VIP mean nothing without
@@ -31,6 +32,13 @@ const DATA_SEGMENTS: [usize; 4] = [seg::DS, seg::ES, seg::FS, seg::GS];
 
 /// Runs after one that used the FPU in which the FPU is loaded on entry.
 const EAGER_RUNS: u32 = 16;
+
+/// Runs that may fail before direct execution is given up: it is no use on such a host, or for such a
+/// guest.
+const MOST_LOST_RUNS: u64 = 256;
+
+/// Of these, how many warnings tell: a guest can cause them, where the host's processor is not right.
+const MOST_WARNINGS: u64 = 5;
 
 /// Times that one instruction may fault at one address with one error code, the MMU saying each
 /// time that the page is there now, before the translator gets it.
@@ -53,6 +61,7 @@ pub struct DirectExecution {
     hidden_faults: u64,
     /// The run ended with a single-step trap.
     stepped: bool,
+    lost_runs: u64,
     /// Spare room.
     edits: Vec<TableEdit>,
 }
@@ -65,19 +74,16 @@ struct Fault {
     error: u32,
 }
 
-/// What a world error or a set-up error is to the run loop.
-fn internal(error: &dyn std::fmt::Display) -> DirectExit {
+const fn leave(exit: Exit, kind: ExitKind) -> DirectExit {
     DirectExit {
-        exit: Exit::Internal(format!("direct execution: {error}")),
-        kind: ExitKind::Internal,
+        exit,
+        kind,
+        lost: false,
     }
 }
 
 const fn replay(kind: ExitKind) -> DirectExit {
-    DirectExit {
-        exit: Exit::Replay,
-        kind,
-    }
+    leave(Exit::Replay, kind)
 }
 
 impl DirectExecution {
@@ -95,6 +101,7 @@ impl DirectExecution {
             mxcsr_mask: translator::host_mxcsr_mask(),
             hidden_faults: 0,
             stepped: false,
+            lost_runs: 0,
             edits: Vec::new(),
         })
     }
@@ -110,17 +117,13 @@ impl DirectExecution {
     }
 
     /// Tells the world everything it needs to run `state`.
-    fn load(&mut self, state: &CpuState, mmu: &Mmu) -> Context {
+    fn load(&mut self, state: &CpuState, tables: &DescriptorTables) -> Context {
         let context = context_of(state);
-        let TableRegister { base, limit } = state.gdtr;
         let memory = self.world.monitor_memory();
-        let size = usize::from(limit) + 1;
-        self.gdt.update(memory, mmu, (base, size), self.support);
-        let ldt = usable_ldt(&state.ldtr);
-        let size = ldt.map_or(0, |(_, size)| size);
-        let base = ldt.map_or(0, |(base, _)| base);
-        self.ldt.update(memory, mmu, (base, size), self.support);
-        let ldtr = if ldt.is_some() { LDT_SELECTOR } else { 0 };
+        let (gdt, ldt) = (tables.gdt(), tables.ldt());
+        self.gdt.update(memory, state.gdtr.base, gdt, self.support);
+        self.ldt.update(memory, state.ldtr.base, ldt, self.support);
+        let ldtr = if ldt.is_empty() { 0 } else { LDT_SELECTOR };
         self.world.load(&context, ldtr);
 
         let tsc_offset = state.msrs.tsc_offset;
@@ -167,22 +170,21 @@ impl DirectExecution {
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Result<DirectExit, WorldError> {
-        let leave = |exit, kind| Ok(DirectExit { exit, kind });
         let mut last_fault = None;
         let mut equal_faults = 0;
         loop {
             if self.world.kicker().take() {
-                return leave(Exit::Kicked, ExitKind::Kick);
+                return Ok(leave(Exit::Kicked, ExitKind::Kick));
             }
             if platform.attention() {
-                return leave(Exit::Attention, ExitKind::Kick);
+                return Ok(leave(Exit::Attention, ExitKind::Kick));
             }
             if platform.interrupt_pending() {
-                return leave(Exit::InterruptReady, ExitKind::Interrupt);
+                return Ok(leave(Exit::InterruptReady, ExitKind::Interrupt));
             }
             self.follow_tables(mmu)?;
             match self.world.run(context)? {
-                Leave::Kicked => return leave(Exit::Kicked, ExitKind::Kick),
+                Leave::Kicked => return Ok(leave(Exit::Kicked, ExitKind::Kick)),
                 Leave::Refused { vector, error } => {
                     tracing::debug!(target: "ringshift::direct", vector, error, ?context, "refused");
                     return Ok(replay(ExitKind::StateChanged));
@@ -268,6 +270,37 @@ impl DirectExecution {
         self.ldt.store_accessed(memory, mmu);
     }
 
+    /// After a run that failed. The translator goes on from where the run began: what guest code has
+    /// done to memory since then it does once more, which only a program sees that counts on what no
+    /// processor does; but the guest goes on.
+    fn lost(&mut self, error: &WorldError, mmu: &mut Mmu) -> DirectExit {
+        self.lost_runs += 1;
+        if self.lost_runs <= MOST_WARNINGS {
+            tracing::warn!(target: "ringshift::direct", %error, "direct execution failed; the translator goes on");
+        }
+        let memory = self.world.monitor_memory();
+        self.gdt.store_accessed(memory, mmu);
+        self.ldt.store_accessed(memory, mmu);
+        self.stepped = false;
+        if self.lost_runs == MOST_LOST_RUNS {
+            self.give_up(&"it failed too often");
+        } else if let WorldError::Edit(_) = error {
+            self.give_up(error); // the monitor's tables are not the MMU's any more
+        } else if let Err(error) = self.world.recover() {
+            self.give_up(&error);
+        }
+        DirectExit {
+            lost: true,
+            ..replay(ExitKind::Internal)
+        }
+    }
+
+    /// Nothing runs directly any more.
+    fn give_up(&mut self, why: &dyn std::fmt::Display) {
+        tracing::warn!(target: "ringshift::direct", %why, "no more direct execution: everything runs translated");
+        self.support = HostSupport::NONE;
+    }
+
     /// The hidden part that goes with a selector that guest code has loaded.
     fn segment(&self, selector: u16) -> Segment {
         if selector & !RPL == 0 {
@@ -299,18 +332,20 @@ impl DirectEngine for DirectExecution {
         &mut self,
         state: &mut CpuState,
         mmu: &mut Mmu,
+        tables: &DescriptorTables,
         platform: &mut dyn Platform,
     ) -> DirectExit {
         if let Err(error) = self.attach(mmu) {
-            return internal(&error);
+            self.give_up(&error);
+            return replay(ExitKind::Internal);
         }
-        let mut context = self.load(state, mmu);
+        let mut context = self.load(state, tables);
         match self.run_loaded(&mut context, mmu, platform) {
             Ok(exit) => {
                 self.save(&context, state, mmu);
                 exit
             }
-            Err(error) => internal(&error),
+            Err(error) => self.lost(&error, mmu),
         }
     }
 
@@ -325,6 +360,7 @@ impl DirectEngine for DirectExecution {
             hidden_faults: self.hidden_faults,
             kvm_exits: counters.runs,
             table_edits: counters.edits,
+            lost_runs: self.lost_runs,
         }
     }
 }
@@ -370,14 +406,6 @@ fn context_of(state: &CpuState) -> Context {
         ss: state.seg[seg::SS].selector,
         data: DATA_SEGMENTS.map(|index| state.seg[index].selector),
     }
-}
-
-/// Base and size of the LDT, if there is one.
-fn usable_ldt(ldtr: &Segment) -> Option<(u32, usize)> {
-    let there = ldtr.selector & !RPL != 0
-        && ldtr.rights.contains(Rights::PRESENT)
-        && !ldtr.rights.contains(Rights::UNUSABLE);
-    there.then(|| (ldtr.base, (ldtr.limit as usize).saturating_add(1)))
 }
 
 /// An FPU state that `fxrstor` takes: bits of MXCSR outside of `mask` would be #GP in the monitor.

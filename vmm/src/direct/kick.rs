@@ -8,17 +8,37 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::time::Duration;
 
 use kvm_bindings::kvm_run;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigEvent, SigHandler, SigSet, SigevNotify, Signal, sigaction,
+};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
 use nix::unistd::{getpid, gettid};
 
 use crate::engine::Kick;
 
 /// The signal that interrupts `KVM_RUN`. Its handler does nothing.
 const SIGNAL: Signal = Signal::SIGUSR1;
+
+/// Signals this thread again and again until it is dropped, so that `KVM_RUN` comes back whatever the
+/// vCPU does. Otherwise a vCPU that spins in the monitor, where no interrupt reaches it, would never
+/// come back: a host's processor that is not right can do that.
+pub(super) fn alarm(interval: Duration) -> Result<Timer, Errno> {
+    let notify = SigevNotify::SigevThreadId {
+        signal: SIGNAL,
+        thread_id: gettid().as_raw(),
+        si_value: 0,
+    };
+    let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))?;
+    let expiration = Expiration::Interval(interval.into());
+    timer.set(expiration, TimerSetTimeFlags::empty())?;
+    Ok(timer)
+}
 
 /// Shared by the vCPU and its kickers.
 struct Shared {

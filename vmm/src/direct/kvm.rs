@@ -236,7 +236,8 @@ fn long_mode(sregs: kvm_sregs, features: Features) -> kvm_sregs {
     }
 }
 
-fn enable_cpuid_faulting(vcpu: &VcpuFd) -> bool {
+/// Makes `cpuid` fault outside ring 0; true if KVM can.
+pub(super) fn enable_cpuid_faulting(vcpu: &VcpuFd) -> bool {
     let set = |index, data| {
         let entry = kvm_msr_entry {
             index,

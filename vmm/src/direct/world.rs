@@ -10,7 +10,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 
-use super::kick::Kicker;
+use super::kick::{self, Kicker};
 use super::kvm::{self, CR0, CR0_TS, CR4, CR4_UMIP, Features, SetupError, failed};
 use super::layout::{
     COMM, EDIT_CAPACITY, EDITS, KICK_VECTOR, MONITOR_BYTES, MONITOR_GPA, MONITOR_LINEAR,
@@ -20,6 +20,9 @@ use super::memory::SharedMemory;
 use super::monitor;
 use super::roots::RootCache;
 use super::tables::{self, gpa};
+
+/// RFLAGS.VM.
+const RFLAGS_VM: u64 = 1 << 17;
 
 /// The guest registers that the monitor loads and saves. Selectors stand for what the shadow
 /// descriptor tables hold.
@@ -66,7 +69,9 @@ pub(super) enum Leave {
     GaveUp,
 }
 
-/// The vCPU cannot go on.
+/// The vCPU came back in a way that neither the monitor nor guest code on a processor that is right
+/// can cause. What guest code did since the last exit is in memory; its registers are lost.
+/// [`World::recover`] makes the vCPU usable again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WorldError {
     /// `KVM_RUN` failed.
@@ -90,6 +95,14 @@ pub(super) enum WorldError {
         /// CR2.
         cr2: u64,
     },
+    /// The guest's code was in virtual-8086 mode, which it cannot get into from ring 3. (QEMU's
+    /// processors go there by an IRET with VM in the image; Intel SDM vol. 2A, IRET: VM counts at
+    /// ring 0 alone.)
+    #[error("guest code got into virtual-8086 mode")]
+    Virtual8086,
+    /// The vCPU does not take the registers that would bring it back to the monitor.
+    #[error("the vCPU cannot be brought back: {0}")]
+    Lost(Errno),
     /// The vCPU neither reaches guest code nor comes back.
     #[error("the vCPU is stuck in the monitor")]
     Stuck,
@@ -347,6 +360,9 @@ impl World {
         if self.get::<u32>(comm::FPU_LIVE) != 0 {
             self.cr0 &= !CR0_TS; // the monitor may have executed `clts`
         }
+        if self.get::<u64>(comm::RFLAGS) & RFLAGS_VM != 0 {
+            return Err(WorldError::Virtual8086);
+        }
         if self.get::<u64>(comm::CS) & 3 != 3 {
             return self.refused(vector);
         }
@@ -418,7 +434,10 @@ impl World {
         let result = self.run_until_halt();
         self.kicker.leave();
         result?;
-        self.queued = 0;
+        // Not 0 after a fault on the way: the monitor stores them all again.
+        if self.get::<u32>(comm::EDIT_COUNT) == 0 {
+            self.queued = 0;
+        }
         self.command = 0;
         Ok(self.get(comm::VECTOR))
     }
@@ -431,6 +450,7 @@ impl World {
         const PATIENCE: Duration = Duration::from_secs(2);
         let mut kicked = false;
         let mut first_kick = None;
+        let mut alarm = None;
         let result = loop {
             self.counters.runs += 1;
             match self.vcpu.run() {
@@ -453,6 +473,9 @@ impl World {
                 let run = self.vcpu.get_kvm_run();
                 let ready = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;
                 run.request_interrupt_window = u8::from(!ready);
+                if !ready && alarm.is_none() {
+                    alarm = kick::alarm(PATIENCE / 4).ok();
+                }
                 if ready {
                     kvm::inject(&self.vcpu, KICK_VECTOR).map_err(WorldError::Run)?;
                     kicked = false;
@@ -473,6 +496,9 @@ impl World {
         let given_up = |_| WorldError::GaveUp;
         let regs = self.vcpu.get_regs().map_err(given_up)?;
         let sregs = self.vcpu.get_sregs().map_err(given_up)?;
+        if regs.rflags & RFLAGS_VM != 0 {
+            return Err(WorldError::Virtual8086);
+        }
         if sregs.cs.selector & 3 != 3 || regs.rip >> 32 != 0 {
             return Err(WorldError::GaveUp);
         }
@@ -491,14 +517,33 @@ impl World {
             ss: sregs.ss.selector,
             data: [sregs.ds, sregs.es, sregs.fs, sregs.gs].map(|segment| segment.selector),
         };
-        let (regs, mut initial) = self.initial;
-        self.cr0 &= !CR0_TS;
-        (initial.cr0, initial.cr3, initial.cr4) = (self.cr0, self.cr3, self.cr4);
-        self.vcpu.set_sregs(&initial).map_err(given_up)?;
-        self.vcpu.set_regs(&regs).map_err(given_up)?;
+        self.back_to_the_monitor().map_err(given_up)?;
         self.queued = 0;
         self.command = 0;
         Ok(Leave::GaveUp)
+    }
+
+    /// Makes the vCPU usable again after an error; guest code goes on from what is loaded next.
+    ///
+    /// # Errors
+    ///
+    /// When KVM does not take the registers: the vCPU is of no more use.
+    pub(super) fn recover(&mut self) -> Result<(), WorldError> {
+        self.back_to_the_monitor()
+            .map_err(|error| WorldError::Lost(Errno::from_raw(error.errno())))?;
+        kvm::enable_cpuid_faulting(&self.vcpu); // a triple fault has reset it
+        // Edits that may not have been stored are still in the queue.
+        self.command = comm::RELOAD_CR3 | comm::LOAD_CONTROL;
+        Ok(())
+    }
+
+    /// Puts the vCPU where it waits for the next crossing, as if the monitor had come back.
+    fn back_to_the_monitor(&mut self) -> Result<(), kvm_ioctls::Error> {
+        let (regs, mut initial) = self.initial;
+        self.cr0 &= !CR0_TS;
+        (initial.cr0, initial.cr3, initial.cr4) = (self.cr0, self.cr3, self.cr4);
+        self.vcpu.set_sregs(&initial)?;
+        self.vcpu.set_regs(&regs)
     }
 
     /// Fetches the FPU state from KVM to where the monitor would have saved it.

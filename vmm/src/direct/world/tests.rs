@@ -101,3 +101,76 @@ fn more_edits_than_the_queue_holds() {
     );
     assert!(lab.world.edit(far + 4, 0).is_err());
 }
+
+#[test]
+fn a_fault_in_the_monitor_is_survived() {
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+    lab.run(&mut Lab::start()).unwrap();
+    // A store of the monitor to where it has no memory, with a good one before it.
+    let outside = MONITOR_GPA + MONITOR_BYTES + POOL_BYTES;
+    let good = TABLE_POOL_BASE + 0x10_0000;
+    lab.world.edit(good, 0x1234).unwrap();
+    lab.world.queue(outside, 0).unwrap();
+    let mut context = Lab::start();
+    let error = lab.run(&mut context).unwrap_err();
+    let cr2 = outside - MONITOR_GPA + MONITOR_LINEAR;
+    assert!(
+        matches!(error, WorldError::Monitor { vector: 14, cr2: found, .. } if found == cr2),
+        "{error}"
+    );
+    assert_eq!(context, Lab::start());
+    // Nothing that was queued is forgotten, and the vCPU is good for more.
+    assert_eq!(lab.world.queued, 2);
+    lab.world.queued = 1;
+    for _ in 0..2 {
+        lab.world.recover().unwrap();
+        let mut context = Lab::start();
+        let leave = lab.run(&mut context).unwrap();
+        assert!(matches!(leave, Leave::Exception { vector: 6, .. }));
+        assert_eq!((context.eip, context.gpr[3]), (CODE + 1, 1));
+        assert_eq!(lab.world.queued, 0);
+        assert_eq!(lab.world.monitor.read::<u64>(good - MONITOR_GPA), 0x1234);
+    }
+}
+
+/// As if the host's processor lost the monitor's memory: each exception leads to the next, and no
+/// interrupt gets in between.
+#[test]
+fn a_monitor_that_spins_is_noticed_once_it_is_kicked() {
+    use crate::engine::Kick as _;
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+    lab.run(&mut Lab::start()).unwrap();
+    // jmp $ where the monitor goes on
+    let at = super::super::layout::CODE + monitor::image().resume;
+    let before: u16 = lab.world.monitor.read(at);
+    lab.world.monitor.write(at, 0xFEEB_u16);
+    let kicker = lab.world.kicker().clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        kicker.kick();
+    });
+    let error = lab.run(&mut Lab::start()).unwrap_err();
+    assert_eq!(error, WorldError::Stuck);
+    thread.join().unwrap();
+    lab.world.monitor.write(at, before);
+    lab.world.recover().unwrap();
+    // The kick is still to be seen.
+    assert!(lab.world.kicker().take());
+    let mut context = Lab::start();
+    let leave = lab.run(&mut context).unwrap();
+    assert!(
+        matches!(leave, Leave::Exception { vector: 6, .. }),
+        "{leave:?}"
+    );
+    assert_eq!(context.gpr[3], 1);
+}
