@@ -142,7 +142,7 @@ fn same_programs(nested_paging: bool, pae: bool) {
             "vmware",
             &guest,
             guests::ALSO_CHECKS,
-            "--policy vmware --audit --stats stats.json --trace boot.trace",
+            "--policy vmware --direct kvm=force --audit --stats stats.json --trace boot.trace",
         ),
         step("stats", "cat stats.json".to_owned()),
         step(
@@ -281,7 +281,7 @@ fn switches_at_random(nested_paging: bool) {
             "random",
             &guest,
             "",
-            "--policy random --audit --stats stats.json --trace boot.trace",
+            "--policy random --direct kvm=force --audit --stats stats.json --trace boot.trace",
         ),
         step("stats", "cat stats.json".to_owned()),
         step(

@@ -531,10 +531,11 @@ impl Engines {
             }),
             Err(error) if optional => {
                 let slow = matches!(error, OpenError::Slow { .. });
-                let hint = if slow {
-                    " (--policy vmware runs directly all the same)"
-                } else {
-                    ""
+                let hint = match error {
+                    OpenError::Setup(_) => "",
+                    OpenError::NoMode(_) | OpenError::Slow { .. } => {
+                        " (--direct kvm=force runs directly all the same)"
+                    }
                 };
                 let note = format!("everything runs translated: {error}{hint}");
                 Ok(translate(Some(note), slow))

@@ -13,7 +13,7 @@ use crate::demo::{self, DemoParams};
 use crate::exits::Ending;
 use crate::guest::Guest;
 use crate::helper::Watch;
-use crate::machine::{Machine, MachineConfig};
+use crate::machine::{DirectMode, Machine, MachineConfig};
 use crate::memory_size::MemorySize;
 use crate::serial::SerialTarget;
 
@@ -46,6 +46,7 @@ pub(super) fn main(args: &DemoArgs) -> Result<Status, CliError> {
     // This is the run that has switches to record: it takes the trace over.
     let config = MachineConfig {
         policy: Some(PolicySpec::Vmware),
+        direct: DirectMode::Forced,
         ..config()?
     };
     let (status, _) = run(&params, config, None)?;

@@ -116,13 +116,15 @@ pub fn host_report() -> HostReport {
         (None, Some(_)) => Verdict::NotProbed,
         (None, None) => Verdict::Unavailable,
     };
-    let mode = |name, description, checks, instruction_ps| Mode {
+    let mode = |name, description, checks, instruction_ps, used| Mode {
         name,
         description,
         verdict: verdict(checks),
         instruction_ps,
-        used: true,
+        used,
     };
+    // Without the one the other is not used, either.
+    let usable = probe.as_ref().is_none_or(|probe| probe.compat32.usable);
     let ready = probe.is_some();
     let compat32 = probe.as_ref().map(|probe| &probe.compat32.checks[..]);
     let compat16 = probe.as_ref().and_then(|probe| probe.compat16.as_ref());
@@ -143,12 +145,14 @@ pub fn host_report() -> HostReport {
                 "32-bit ring 3 in compatibility mode",
                 compat32,
                 ps32,
+                true,
             ),
             mode(
                 "compat16",
                 "16-bit ring 3 in compatibility mode",
                 compat16,
                 ps16,
+                usable,
             ),
             Mode::reported(
                 "legacy32",
@@ -292,7 +296,9 @@ impl fmt::Display for HostReport {
             write_compat16(f, probe)?;
         }
         if let Some(ratio) = self.costs.speed_ratio() {
-            let verdict = if ratio > 1.0 {
+            let verdict = if !self.support.compat32 {
+                "but for --direct kvm=force everything is translated"
+            } else if ratio > 1.0 {
                 "the policy adaptive uses it where that pays"
             } else {
                 "the policy adaptive translates everything"
@@ -314,11 +320,10 @@ fn write_checks(f: &mut fmt::Formatter<'_>, checks: &[Check]) -> fmt::Result {
             Outcome::LeftToTranslator => "not run by KVM, left to the translator".to_owned(),
             Outcome::Wrong(what) => {
                 let consequence = match check.needed {
-                    Needed::Always => "",
+                    Needed::Always => "; nothing runs directly but with --direct kvm=force",
                     Needed::Iopl => "; IOPL 1 and 2 do not run directly",
                     Needed::Limits => "; segments with a limit do not run directly",
                     Needed::Stack16 => "; 16-bit stacks do not run directly",
-                    Needed::Reported => "; it is used all the same, and a guest may notice",
                 };
                 format!("WRONG: {what}{consequence}")
             }

@@ -49,7 +49,7 @@ pub(crate) fn config(policy: &str) -> MachineConfig {
     MachineConfig {
         memory: MemorySize::MIN,
         policy: Some(policy.parse().expect("a policy")),
-        direct: DirectMode::Kvm,
+        direct: DirectMode::Forced,
         watch: Watch {
             timeout: Some(Duration::from_secs(60)),
             ..Watch::default()

@@ -70,15 +70,13 @@ pub enum Needed {
     Limits,
     /// For 16-bit stacks.
     Stack16,
-    /// For nothing that could be kept from running directly: it is only reported.
-    Reported,
 }
 
 /// A check: what it is called, what it is needed for, what it does.
 pub(super) type Named = (&'static str, Needed, fn(&mut Lab) -> Verdict);
 
 /// How many checks there are.
-pub(super) const COUNT: usize = 17;
+pub(super) const COUNT: usize = 18;
 
 const CHECKS: [Named; COUNT] = [
     ("integer arithmetic and flags", Needed::Always, arithmetic),
@@ -97,7 +95,7 @@ const CHECKS: [Named; COUNT] = [
     ("segment limits", Needed::Limits, limits),
     (
         "segments that are null or read-only",
-        Needed::Reported,
+        Needed::Always,
         unusable_segments,
     ),
     ("addresses that wrap at 4 GiB", Needed::Always, wrapping),
@@ -109,8 +107,9 @@ const CHECKS: [Named; COUNT] = [
         fpu_state,
     ),
     ("instructions that must leave", Needed::Always, leaving),
-    ("software interrupts", Needed::Reported, interrupts),
-    ("stores that fault halfway", Needed::Reported, split_store),
+    ("software interrupts", Needed::Always, interrupts),
+    ("iret with VM in the image", Needed::Always, iret_with_vm),
+    ("stores that fault halfway", Needed::Always, split_store),
     (
         "page faults, CR2 and error codes",
         Needed::Always,
@@ -121,12 +120,12 @@ const CHECKS: [Named; COUNT] = [
 ];
 
 /// Runs all checks of 32-bit code.
-pub(super) fn all(lab: &mut Lab) -> Vec<Check> {
+pub(super) fn all(lab: &mut Lab) -> (Vec<Check>, Option<WorldError>) {
     run(lab, &CHECKS)
 }
 
-/// Runs checks. After an error of the vCPU the remaining ones fail.
-pub(super) fn run(lab: &mut Lab, named: &[Named]) -> Vec<Check> {
+/// Runs checks. After an error of the vCPU, which is told as well, the remaining ones fail.
+pub(super) fn run(lab: &mut Lab, named: &[Named]) -> (Vec<Check>, Option<WorldError>) {
     let mut checks: Vec<Check> = Vec::new();
     let mut dead = None;
     for &(name, needed, check) in named {
@@ -149,7 +148,7 @@ pub(super) fn run(lab: &mut Lab, named: &[Named]) -> Vec<Check> {
             outcome,
         });
     }
-    checks
+    (checks, dead)
 }
 
 pub(super) fn expect<T: PartialEq + std::fmt::LowerHex>(
@@ -475,6 +474,34 @@ fn interrupts(lab: &mut Lab) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// At ring 3 `iret` leaves EFLAGS.VM alone (Intel SDM vol. 2A, IRET).
+fn iret_with_vm(lab: &mut Lab) -> Verdict {
+    let flags = eflags::VM | eflags::IF | eflags::FIXED;
+    let frame = [
+        op(&[0x68], flags),                 // push flags
+        op(&[0x68], selector::CODE.into()), // push CODE
+        op(&[0x68], CODE + 16),             // push CODE + 16
+        vec![0xCF],                         // iretd
+    ]
+    .concat();
+    let (code, end) = with_end(&frame);
+    // A processor that goes to virtual-8086 mode takes more from the stack.
+    let mut context = Lab::start();
+    context.gpr[reg::ESP] -= 64;
+    let stack = context.gpr[reg::ESP];
+    match run_to(lab, &mut context, &code, end) {
+        Err(Fault::World(error @ WorldError::Virtual8086)) => {
+            lab.world.recover()?;
+            return Err(Fault::Differs(error.to_string()));
+        }
+        Err(Fault::Differs(_)) if context.eip == CODE + end as u32 - 1 => {
+            return Err(Fault::GaveUp); // it faulted: the translator runs it
+        }
+        result => result?,
+    };
+    expect("ESP", context.gpr[reg::ESP], stack)
 }
 
 /// A store that faults for its second page has not changed the first.

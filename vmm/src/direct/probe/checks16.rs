@@ -7,7 +7,7 @@ use translator::state::reg;
 use super::checks::{Check, Fault, Named, Needed, Verdict, expect, run};
 use super::lab::{self, CODE, Lab, UNMAPPED, selector};
 use crate::direct::instruction::trap_length;
-use crate::direct::world::{Context, Leave};
+use crate::direct::world::{Context, Leave, WorldError};
 
 const CHECKS: [Named; 6] = [
     ("16-bit arithmetic and stack", Needed::Always, arithmetic),
@@ -31,7 +31,7 @@ const CHECKS: [Named; 6] = [
 ];
 
 /// Runs all checks of 16-bit code.
-pub(super) fn all(lab: &mut Lab) -> Vec<Check> {
+pub(super) fn all(lab: &mut Lab) -> (Vec<Check>, Option<WorldError>) {
     run(lab, &CHECKS)
 }
 
