@@ -2,7 +2,7 @@
 //! `equivalence` reports:
 //!
 //! ```text
-//! cargo run --release -p ringshift-tests --example ring3_image -- SEED FIRST COUNT ordinary|hostile|process FILE [events|memory] [times=N]
+//! cargo run --release -p ringshift-tests --example ring3_image -- SEED FIRST COUNT ordinary|hostile|process|sweep FILE [events|memory] [times=N]
 //! ringshift run --kernel FILE --memory 64M --policy translate
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use ringshift_tests::ring3::{self, Character, Detail};
 
-const USAGE: &str = "SEED FIRST COUNT ordinary|hostile|process FILE [events|memory] [times=N]";
+const USAGE: &str = "SEED FIRST COUNT ordinary|hostile|process|sweep FILE [events|memory] [times=N]";
 
 fn run(args: &[String]) -> Result<(), String> {
     let [seed, first, count, character, file, rest @ ..] = args else {
@@ -29,6 +29,7 @@ fn run(args: &[String]) -> Result<(), String> {
         "ordinary" => Character::Ordinary,
         "hostile" => Character::Hostile,
         "process" => Character::Process,
+        "sweep" => Character::Sweep,
         _ => return Err(USAGE.to_owned()),
     };
     let (mut detail, mut times) = (Detail::Sums, 1_u64);

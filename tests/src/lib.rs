@@ -22,5 +22,6 @@ pub mod privileged;
 pub mod programs;
 pub mod ring3;
 pub mod scripted;
+pub mod setting;
 pub mod shell_session;
 pub mod tiny_init;

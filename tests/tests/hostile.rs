@@ -8,24 +8,13 @@ use std::time::Duration;
 use ringshift_tests::console;
 use ringshift_tests::native::NativeError;
 use ringshift_tests::ring3::{self, Character, Detail, Line, ProcessRunner};
+use ringshift_tests::setting::setting;
 use ringshift_tests::{paths, programs};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const SEED: u64 = 0x5EED;
 /// Programs for a run without variables.
 const COUNT: u32 = 250;
-
-/// A number from the environment.
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else {
-        return default;
-    };
-    let number = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.unwrap_or_else(|error| panic!("{name}={text}: {error}"))
-}
 
 /// What a guest prints that runs these programs translated.
 fn translated(seed: u64, numbers: std::ops::Range<u32>, detail: Detail) -> String {

@@ -88,9 +88,12 @@ next_program:
     mov dword ptr [SUM], 0x811C9DC5
     mov dword ptr [EVENTS], 0
     mov dword ptr [TICKS], 0
-    mov dword ptr [BUDGET], MOST_EVENTS
+    mov eax, [CODE_PAGE + 0xFF8]
+    mov [BUDGET], eax
+    mov eax, [CODE_PAGE + 0xFF4]
+    mov [HANDLER], eax
     mov dword ptr [LAST_SLOT], USER_CODE
-    # The parameters are the last 48 bytes of the program's page: registers, EFLAGS.
+    # The parameters are the last 48 bytes of the program's page: registers, EFLAGS, handler, budget.
     clts
     fxrstor [INITIAL_FPU]
     mov eax, [USER_FS]
@@ -150,7 +153,10 @@ event:
     test byte ptr [esp + F_CS], 3
     jz kernel_event
     inc dword ptr [EVENTS]
-    # Whatever does not belong to the instruction set's promises is left out: the upper halves of
+    cmp dword ptr [HANDLER], 0
+    je 1f
+    mov dword ptr [TICKS], 0        # a program with a handler goes on for as long as it likes
+1:  # Whatever does not belong to the instruction set's promises is left out: the upper halves of
     # pushed selectors.
     movzx ecx, word ptr [esp + F_CS]
     mov [esp + F_CS], ecx
@@ -200,6 +206,9 @@ event:
     cmp eax, 14
     je page_fault
 recover:
+    mov edx, [HANDLER]
+    test edx, edx
+    jnz 4f
     # On with the slot behind the one that was interrupted. Traps point behind their instruction.
     mov edx, [esp + F_EIP]
     cmp eax, 1
@@ -223,7 +232,7 @@ wild:
 3:  and edx, -SLOT
     add edx, SLOT
     mov [LAST_SLOT], edx
-    mov [esp + F_EIP], edx
+4:  mov [esp + F_EIP], edx
     mov dword ptr [esp + F_CS], USER_CODE_SELECTOR
     mov dword ptr [esp + F_SS], USER_DATA
     mov dword ptr [esp + F_ESP], USER_STACK

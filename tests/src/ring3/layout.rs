@@ -84,6 +84,18 @@ pub mod user {
     pub const SLOTS: u32 = 0xFC0 / SLOT;
 }
 
+/// Offsets in a program's page of what the kernel starts it with.
+pub(super) mod parameter {
+    /// EAX, ECX, EDX, EBX, EBP, ESI, EDI.
+    pub(in super::super) const REGISTERS: usize = 0xFD0;
+    /// EFLAGS.
+    pub(in super::super) const FLAGS: usize = 0xFF0;
+    /// Where it goes on after each fault; 0: with the next slot.
+    pub(in super::super) const HANDLER: usize = 0xFF4;
+    /// Exceptions and system calls after which it has come to its end.
+    pub(in super::super) const BUDGET: usize = 0xFF8;
+}
+
 /// Selectors for programs.
 pub mod selector {
     /// Flat 32-bit code.
@@ -225,7 +237,6 @@ global_asm!(
     ".set CODE_ENTRY, {page_tables} + 0x2000",
     ".set CR0_BITS, 0x80050022", // PG, AM, WP, NE, MP
     ".set CR4_BITS, 0x604",      // OSFXSR, OSXMMEXCPT; TSD, as no two readings are the same
-    ".set MOST_EVENTS, 1000",
     ".set MOST_TICKS, 3000",
     ".set PROGRAM_COUNT, {variables}",
     ".set VERBOSE, {variables} + 4",
@@ -240,6 +251,7 @@ global_asm!(
     ".set TICKS, {variables} + 40",
     ".set MAPS_LAZY_PAGE, {variables} + 44",
     ".set USER_FS, {variables} + 48",
+    ".set HANDLER, {variables} + 52",
     ".set FPU_AREA, {fpu_area}",
     ".set INITIAL_FPU, {initial_fpu}",
     ".set POWER_PORT, {power_port}",

@@ -7,12 +7,14 @@ mod layout;
 mod ordinary;
 mod process;
 mod program;
+mod sweep;
 
 use std::fmt;
 
 pub use layout::{Detail, MOST_PROGRAMS, selector, user};
 pub use process::ProcessRunner;
 pub use program::{Character, Page, program};
+pub use sweep::SWEEPS;
 
 use crate::generate::Rng;
 

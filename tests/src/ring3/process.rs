@@ -3,7 +3,7 @@
 
 use super::Line;
 use super::layout::{self, CODE_IN_IMAGE, DATA_BYTES, is_supervisors, selector, user};
-use super::program::Page;
+use super::program::{MOST_EVENTS, Page};
 use crate::native::{MachineState, NativeError, NativeRunner, Outcome, Trap};
 
 const ES: usize = 0;
@@ -19,7 +19,6 @@ const RF: u32 = 1 << 16;
 
 /// The vector that ends a program.
 const END: u32 = 0x81;
-const MOST_EVENTS: u32 = 1000;
 /// What sums start from, and their multiplier (the 32-bit FNV parameters).
 const BASIS: u32 = 0x811C_9DC5;
 const PRIME: u32 = 0x0100_0193;

@@ -5,12 +5,16 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use super::hostile::{HOSTILE, TRANSFERS};
-use super::layout::user;
+use super::layout::{parameter, user};
 use super::ordinary::ORDINARY;
+use super::sweep;
 
 use crate::generate::Rng;
 
-/// The page of a program: its slots, then the registers that it starts with.
+/// Exceptions and system calls after which a program has come to its end.
+pub(super) const MOST_EVENTS: u32 = 1000;
+
+/// The page of a program: its slots, then the registers that it starts with, see [`parameter`].
 pub type Page = [u8; 0x1000];
 
 /// What a program is made of.
@@ -24,6 +28,9 @@ pub enum Character {
     /// Everything that ring 3 can try where a process of Linux can do it, too: no system calls but one,
     /// no ports, no gates, nothing that long mode does otherwise; with limits, LOCK and alignment checks.
     Process,
+    /// Every vector, every port, every selector, in [`SWEEPS`](super::SWEEPS) programs, whatever the
+    /// seed.
+    Sweep,
 }
 
 /// What templates are made from: random numbers, for a program of a certain character.
@@ -66,6 +73,9 @@ pub(super) type Transfer = fn(&mut CodeAssembler, &mut Dice, u32) -> Result<(), 
 /// When a template does not fit into a slot: a mistake of the template.
 #[must_use]
 pub fn program(seed: u64, number: u32, character: Character) -> Page {
+    if character == Character::Sweep {
+        return sweep::program(number);
+    }
     // Twice through the generator: neighbouring numbers shall not give the same sequence, shifted.
     let rng = Rng::new(Rng::new(seed ^ u64::from(number) << 32).next_u64());
     let mut rng = Dice { rng, character };
@@ -81,12 +91,18 @@ pub fn program(seed: u64, number: u32, character: Character) -> Page {
     }
     for register in 0..8 {
         let value = rng.value();
-        page[0xFD0 + register * 4..][..4].copy_from_slice(&value.to_le_bytes());
+        page[parameter::REGISTERS + register * 4..][..4].copy_from_slice(&value.to_le_bytes());
     }
     // EFLAGS: status and DF at random, IF. IOPL is 0: a program that could clear IF would never run
     // directly, and might never end.
     let flags = rng.next_u32() & 0x8D5 | 0x202;
-    page[0xFF0..0xFF4].copy_from_slice(&flags.to_le_bytes());
+    for (at, value) in [
+        (parameter::FLAGS, flags),
+        (parameter::HANDLER, 0),
+        (parameter::BUDGET, MOST_EVENTS),
+    ] {
+        page[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
     page
 }
 
