@@ -25,3 +25,4 @@ pub mod scripted;
 pub mod setting;
 pub mod shell_session;
 pub mod tiny_init;
+pub mod trace_event;

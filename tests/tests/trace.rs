@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ringshift_tests::console::{self, Finished};
+use ringshift_tests::trace_event::{self, Timeline};
 use ringshift_tests::{paths, programs};
 use serde_json::Value;
 
@@ -57,10 +58,21 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
+/// The demo, directly where that is possible at all, whatever the probe thinks of this host's KVM.
+fn demo(options: &[&str]) -> Finished {
+    let kvm = ringshift(&["host", "--json"]);
+    let direct: &[&str] = if json(&kvm.stdout)["kvm"]["status"] == "ready" {
+        &["--direct", "kvm=force"]
+    } else {
+        &[]
+    };
+    succeed(&[&DEMO[..], direct, options].concat())
+}
+
 /// A trace of the demo.
 fn traced(name: &str) -> PathBuf {
     let path = place(name);
-    succeed(&[&DEMO[..], &["--trace", text(&path)]].concat());
+    demo(&["--trace", text(&path)]);
     path
 }
 
@@ -68,8 +80,7 @@ fn traced(name: &str) -> PathBuf {
 fn a_run_leaves_a_trace_that_can_be_summed_up_and_exported() {
     let path = place("demo.trace");
     let stats = place("demo.json");
-    let options = ["--trace", text(&path), "--stats", text(&stats)];
-    succeed(&[&DEMO[..], &options].concat());
+    demo(&["--trace", text(&path), "--stats", text(&stats)]);
     let stats = json(&fs::read_to_string(stats).unwrap());
     let summary = json(&succeed(&["trace", "summary", text(&path), "--json"]).stdout);
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{summary:#}"));
@@ -101,10 +112,40 @@ fn a_run_leaves_a_trace_that_can_be_summed_up_and_exported() {
     let output = ["--format", "perfetto", "-o", text(&timeline)];
     let said = succeed(&[&["trace", "export", text(&path)], &output[..]].concat());
     assert_eq!(said.stdout, "");
-    let timeline = json(&fs::read_to_string(timeline).unwrap());
-    let events = timeline["traceEvents"].as_array().expect("events");
-    let slices: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    let timeline = trace_event::read(&fs::read_to_string(timeline).unwrap());
+    let timeline = timeline.unwrap_or_else(|error| panic!("{error}"));
+    check_timeline(&timeline, &summary);
+}
+
+/// A track for the vCPU, on which the engines take turns without a gap, each slice with its reasons; all
+/// times add up to those of the summary.
+fn check_timeline(timeline: &Timeline, summary: &Value) {
+    let processes: Vec<_> = timeline.processes.values().collect();
+    assert_eq!(processes, ["ringshift (vmware)"]);
+    assert_eq!(timeline.instants, []);
+    let tracks: Vec<_> = timeline.tracks.values().collect();
+    let [track] = tracks.as_slice() else {
+        panic!("{} tracks", tracks.len());
+    };
+    assert_eq!(track.name.as_deref(), Some("vCPU 0"));
+    let slices = &track.slices;
+    let switches = summary["switches"].as_u64().expect("a number");
     assert_eq!(slices.len() as u64, switches + 1, "a slice for each stay");
+    assert_eq!(slices[0].start, 0);
+    for pair in slices.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start, "{pair:?}");
+        assert_ne!(pair[0].name, pair[1].name, "{pair:?}");
+    }
+    for engine in ["translator", "direct"] {
+        let of_engine = slices.iter().filter(|slice| slice.name == engine);
+        let stays = &summary[engine]["stays"];
+        assert_eq!(of_engine.count() as u64, stays.as_u64().expect("a number"));
+    }
+    for slice in slices {
+        for said in ["began because of", "reasons met", "ended by"] {
+            assert!(slice.args[said].is_string(), "{slice:?}");
+        }
+    }
 }
 
 #[test]
