@@ -448,9 +448,13 @@ impl World {
         /// How long a kick may take to get through; the monitor needs microseconds from `hlt` to
         /// guest code.
         const PATIENCE: Duration = Duration::from_secs(2);
+        /// Into how many parts an alarm divides that. As many times the vCPU must have come back in
+        /// vain: the time alone may have passed while this process did not run.
+        const ALARMS: u32 = 8;
         let mut kicked = false;
         let mut first_kick = None;
         let mut alarm = None;
+        let mut in_vain = 0;
         let result = loop {
             self.counters.runs += 1;
             match self.vcpu.run() {
@@ -467,14 +471,17 @@ impl World {
             }
             if kicked {
                 let waiting_since = *first_kick.get_or_insert_with(Instant::now);
-                if waiting_since.elapsed() > PATIENCE {
+                if waiting_since.elapsed() > PATIENCE && in_vain >= ALARMS {
                     break Err(WorldError::Stuck);
                 }
                 let run = self.vcpu.get_kvm_run();
                 let ready = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;
                 run.request_interrupt_window = u8::from(!ready);
-                if !ready && alarm.is_none() {
-                    alarm = kick::alarm(PATIENCE / 4).ok();
+                if !ready {
+                    in_vain += 1;
+                    if alarm.is_none() {
+                        alarm = kick::alarm(PATIENCE / ALARMS).ok();
+                    }
                 }
                 if ready {
                     kvm::inject(&self.vcpu, KICK_VECTOR).map_err(WorldError::Run)?;
