@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 use ringshift_tests::ring3::{self, Character, Detail};
 
-const USAGE: &str = "SEED FIRST COUNT ordinary|hostile|process|sweep FILE [events|memory] [times=N]";
+const USAGE: &str =
+    "SEED FIRST COUNT ordinary|hostile|process|sweep FILE [events|memory] [times=N]";
 
 fn run(args: &[String]) -> Result<(), String> {
     let [seed, first, count, character, file, rest @ ..] = args else {

@@ -209,7 +209,7 @@ pub fn debian_amd64(
         kernel: kernel(&root)?,
         initrd: store(name, initrd)?,
         append: "console=ttyS0",
-        memory: "512M",
+        memory: "1G", // of which the RAM disk takes twice its size while it is unpacked
         qemu: "qemu-system-x86_64",
         qemu_options: &["-cpu", "max,+svm"],
     })

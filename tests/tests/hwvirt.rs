@@ -132,7 +132,9 @@ const WRONG: [&str; 3] = [
 
 /// KVM itself does everything right, in both modes that direct execution uses.
 fn check_host(host: &Value) {
-    for (mode, wrong) in [("compat32", &WRONG[..]), ("compat16", &[])] {
+    // A 16-bit stack leaks the monitor's ESP on real processors as well.
+    let of_16_bits = ["16-bit stack pointers"];
+    for (mode, wrong) in [("compat32", &WRONG[..]), ("compat16", &of_16_bits[..])] {
         let checks = host[mode]["checks"].as_array();
         let checks = checks.unwrap_or_else(|| panic!("{mode} was not probed: {host:#}"));
         let found: Vec<&Value> = checks

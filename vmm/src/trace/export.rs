@@ -169,7 +169,7 @@ const fn thread(vcpu: u16) -> u32 {
 }
 
 /// A time or a length in the format's unit, microseconds. Readers multiply by 1000 and cut off what is
-/// behind the point, so that 4.035 would become 4034 nanoseconds, and a slice begin before the one
+/// behind the point, so that 1.001 would become 1000 nanoseconds, and a slice begin before the one
 /// in front of it has ended: a quarter of a nanosecond more makes them get the number that is meant.
 fn timestamp(ns: u64) -> f64 {
     (ns as f64 + 0.25) / 1000.0
