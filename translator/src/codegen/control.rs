@@ -1,10 +1,10 @@
 //! Near control transfers: jumps, conditional jumps, loops, calls, returns.
 
-use super::CalloutKind;
 use super::asm::{Mem, host};
 use super::builder::{After, Builder, CannotEmit};
 use super::memory::Use;
 use super::mode::SegmentClass;
+use super::{AccessHint, CalloutKind};
 use crate::state::seg;
 use iced_x86::{ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
@@ -187,22 +187,27 @@ impl Builder<'_> {
         if self.indirect_needs_check(size) {
             return self.callout_end(CalloutKind::CodeLimit);
         }
+        // The push of a call needs no scratch register there, and the target goes where the jump wants it.
+        let plain = !call || (self.t.mode.stack_in_window() && self.hint == AccessHint::None);
+        let target = if plain { host::R8 } else { host::R11 };
         if insn.op0_kind() == OpKind::Register {
             let register = Self::guest_of(insn.op0_register());
             if size == 2 {
-                self.asm.zero_extend16(host::R11, register);
+                self.asm.zero_extend16(target, register);
             } else {
-                self.asm.mov32(host::R11, register);
+                self.asm.mov32(target, register);
             }
         } else {
             let address = Self::address_of(insn);
             let source = self.operand(&address, size, Use::Read);
-            self.asm.load(size, host::R11, source.mem);
+            self.asm.load(size, target, source.mem);
         }
         if call {
             self.push_imm(size, insn.next_ip32());
         }
-        self.asm.mov32(host::R8, host::R11);
+        if target != host::R8 {
+            self.asm.mov32(host::R8, target);
+        }
         self.jump_through_table();
         After::End
     }
