@@ -1,7 +1,7 @@
 //! The same floppy disks in Ringshift (everything translated) and in QEMU TCG, in turn: how long from
 //! the start to the prompt, and how long a command takes.
 //!
-//! `cargo run --release -p ringshift-tests --example bench-floppies [-- [--runs N] [NAME...]]`
+//! `cargo run --release -p ringshift-tests --example bench-floppies [-- --help]`
 //!
 //! Both have SeaBIOS, 16 MB and the same processor model, and are watched through their monitor consoles
 //! every 20 ms. Ringshift's drive turns as a real one does, and QEMU's is as quick as the host: what
@@ -10,10 +10,12 @@
 //! `-- IMAGE TEXT` measures an image of yours, from the start to a text on the screen.
 
 use std::error::Error;
+use std::num::{NonZero, ParseIntError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use ringshift_tests::monitor::{Machine, MonitorError, Qemu, Ringshift};
 use ringshift_tests::{paths, programs, scripted};
 
@@ -126,17 +128,26 @@ fn show(name: &str, what: &str, times: Vec<(f64, f64)>) {
     println!("{name:<16} {what:<8} {ours:>8.2} s {theirs:>8.2} s {ratio:>8.2}");
 }
 
+/// The same floppy disks in Ringshift (everything translated) and in QEMU TCG, in turn.
+#[derive(Parser)]
+#[command(name = "bench-floppies")]
+struct Options {
+    /// Pairs of runs; medians are shown
+    #[arg(long, value_name = "N", default_value = "3", value_parser = number)]
+    runs: NonZero<usize>,
+
+    /// Names of disks (all if there is none), or an image and the text that its screen shows in the end
+    #[arg(value_name = "NAME|IMAGE TEXT")]
+    names: Vec<String>,
+}
+
+fn number(text: &str) -> Result<NonZero<usize>, ParseIntError> {
+    text.parse()
+}
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let mut runs = 3;
-    let mut names = Vec::new();
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--runs" => runs = args.next().ok_or("--runs N")?.parse::<usize>()?.max(1),
-            name if name.starts_with('-') => return Err(format!("no option {name}").into()),
-            _ => names.push(arg),
-        }
-    }
+    let Options { runs, names } = Options::parse();
+    let runs = runs.get();
     if !programs::installed("qemu-system-i386") {
         return Ok(ExitCode::FAILURE);
     }

@@ -36,7 +36,7 @@ const SHOWN: &[(&str, &str)] = &[
 /// Two runs of each, of which one does twice as much.
 pub(crate) fn show(options: &Options) -> Result<(), Box<dyn Error>> {
     let bench = Bench::new(options.kernel)?;
-    for work in &options.work {
+    for work in options.work() {
         if work.group != Group::Program {
             continue;
         }
@@ -48,7 +48,7 @@ pub(crate) fn show(options: &Options) -> Result<(), Box<dyn Error>> {
             "; processor time {:.1}",
             cpu_per_operation(&less, &more, count)
         );
-        if options.qemu {
+        if !options.no_qemu {
             let less = bench.run_qemu(name, count / 4, count)?;
             let more = bench.run_qemu(name, count / 4, count * 2)?;
             print!(" and {:.1} in QEMU", cpu_per_operation(&less, &more, count));

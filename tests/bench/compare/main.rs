@@ -3,16 +3,7 @@
 //!
 //! `cargo run --release -p ringshift-tests --example bench-compare -- [OPTIONS] [WORK...]`
 //!
-//! | option | |
-//! | --- | --- |
-//! | `--runs N` | runs of each (default 5); medians, and medians of the ratios of each run, are shown |
-//! | `--time MS` | how long each program runs in one run (default 200) |
-//! | `--least` | the shortest round of a program in each run and not the median, for a busy host |
-//! | `--kernel 686` or `686-pae` | which of Debian's kernels runs the programs (default 686) |
-//! | `--no-qemu`, `--no-native` | without one of the others |
-//! | `--json`, `--markdown` | everything, as JSON; the table of the README |
-//! | `--counters` | instead: what Ringshift counts of each operation of a program |
-//! | `--list` | the kinds of work |
+//! `--help` explains the options.
 //!
 //! `WORK` is the name of a kind of work or of a group: `programs`, `ring0`, `real-mode`, `boot`. A `!`
 //! stands at figures below what is asked for. The exit status is 1 if results differ.
@@ -25,86 +16,109 @@ mod counted;
 mod measure;
 
 use std::error::Error;
+use std::num::{NonZero, ParseIntError};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::{Args, Parser};
 use ringshift_tests::compare::table::{HEADING, Host, Results};
 use ringshift_tests::compare::{Group, Kernel, Work, work};
 
-/// What to measure, and how to show it.
+/// What work costs natively, in Ringshift (everything translated) and in QEMU TCG.
+///
+/// A `!` stands at figures below what is asked for. The exit status is 1 if results differ.
+#[derive(Parser)]
+#[command(name = "bench-compare")]
 struct Options {
-    runs: usize,
+    /// Runs of each; medians, and medians of the ratios of each run, are shown
+    #[arg(long, value_name = "N", default_value = "5", value_parser = number)]
+    runs: NonZero<usize>,
+
+    /// How long each program runs in one run
+    #[arg(long, value_name = "MS", default_value = "200", value_parser = milliseconds)]
     time: Duration,
+
+    /// Count the shortest round of a program in each run and not the median: for a busy host
+    #[arg(long)]
     least: bool,
+
+    /// Which of Debian's kernels runs the programs: 686 or 686-pae
+    #[arg(long, value_name = "NAME", default_value = "686", value_parser = kernel)]
     kernel: Kernel,
-    qemu: bool,
-    native: bool,
+
+    /// Without QEMU
+    #[arg(long)]
+    no_qemu: bool,
+
+    /// Without native runs
+    #[arg(long)]
+    no_native: bool,
+
+    #[command(flatten)]
     output: Output,
-    work: Vec<&'static Work>,
+
+    /// Show the kinds of work, and measure nothing
+    #[arg(long)]
+    list: bool,
+
+    /// Kinds of work, or groups: programs, ring0, real-mode, boot. All if there is none
+    #[arg(value_name = "WORK", value_parser = named)]
+    names: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Text,
-    Json,
-    Markdown,
-    Counters,
+/// How to show it, if not as text.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Output {
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Print the table of the README
+    #[arg(long)]
+    markdown: bool,
+
+    /// Instead: what Ringshift counts of each operation of a program
+    #[arg(long)]
+    counters: bool,
 }
 
-fn options() -> Result<Option<Options>, Box<dyn Error>> {
-    let mut options = Options {
-        runs: 5,
-        time: Duration::from_millis(200),
-        least: false,
-        kernel: Kernel::Linux686,
-        qemu: true,
-        native: true,
-        output: Output::Text,
-        work: Vec::new(),
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--runs" => options.runs = args.next().ok_or("--runs N")?.parse::<usize>()?.max(1),
-            "--time" => {
-                let milliseconds = args.next().ok_or("--time MS")?.parse()?;
-                options.time = Duration::from_millis(milliseconds);
-            }
-            "--kernel" => {
-                let name = args.next().ok_or("--kernel NAME")?;
-                options.kernel = Kernel::ALL
-                    .into_iter()
-                    .find(|kernel| kernel.name() == name)
-                    .ok_or("--kernel 686 or 686-pae")?;
-            }
-            "--least" => options.least = true,
-            "--no-qemu" => options.qemu = false,
-            "--no-native" => options.native = false,
-            "--json" => options.output = Output::Json,
-            "--markdown" => options.output = Output::Markdown,
-            "--counters" => options.output = Output::Counters,
-            "--list" => {
-                for work in work::all() {
-                    let group = work.group.name();
-                    println!("{group:<10} {:<26} one {}", work.name, work.operation);
-                }
-                return Ok(None);
-            }
-            name if name.starts_with('-') => return Err(format!("no option {name}").into()),
-            name => {
-                let before = options.work.len();
-                let meant = |work: &&Work| work.name == name || work.group.name() == name;
-                options.work.extend(work::all().filter(meant));
-                if options.work.len() == before {
-                    return Err(format!("no work {name:?}; see --list").into());
-                }
-            }
+fn number(text: &str) -> Result<NonZero<usize>, ParseIntError> {
+    text.parse()
+}
+
+fn milliseconds(text: &str) -> Result<Duration, ParseIntError> {
+    text.parse().map(Duration::from_millis)
+}
+
+fn kernel(text: &str) -> Result<Kernel, &'static str> {
+    let named = |kernel: &Kernel| kernel.name() == text;
+    Kernel::ALL.into_iter().find(named).ok_or("686 or 686-pae")
+}
+
+fn is_meant(work: &Work, name: &str) -> bool {
+    work.name == name || work.group.name() == name
+}
+
+fn named(text: &str) -> Result<String, &'static str> {
+    if work::all().any(|work| is_meant(work, text)) {
+        Ok(text.to_owned())
+    } else {
+        Err("no such work; --list shows what there is")
+    }
+}
+
+impl Options {
+    /// What to measure, in the order of the names.
+    fn work(&self) -> Vec<&'static Work> {
+        if self.names.is_empty() {
+            return work::all().collect();
         }
+        let named = self.names.iter();
+        named
+            .flat_map(|name| work::all().filter(move |work| is_meant(work, name)))
+            .collect()
     }
-    if options.work.is_empty() {
-        options.work = work::all().collect();
-    }
-    Ok(Some(options))
 }
 
 fn host(options: &Options) -> Host {
@@ -116,11 +130,14 @@ fn host(options: &Options) -> Host {
     let version = std::process::Command::new("qemu-system-i386")
         .arg("--version")
         .output();
-    let version = version.ok().filter(|_| options.qemu).and_then(|output| {
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let number = text.split_whitespace().nth(3)?.to_owned();
-        Some(format!("QEMU {number}"))
-    });
+    let version = version
+        .ok()
+        .filter(|_| !options.no_qemu)
+        .and_then(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let number = text.split_whitespace().nth(3)?.to_owned();
+            Some(format!("QEMU {number}"))
+        });
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let dashes = if arguments.is_empty() { "" } else { " -- " };
     Host {
@@ -135,22 +152,27 @@ fn host(options: &Options) -> Host {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let Some(options) = options()? else {
+    let options = Options::parse();
+    if options.list {
+        for work in work::all() {
+            let group = work.group.name();
+            println!("{group:<10} {:<26} one {}", work.name, work.operation);
+        }
         return Ok(ExitCode::SUCCESS);
-    };
-    if options.output == Output::Counters {
+    }
+    if options.output.counters {
         counted::show(&options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if options.output == Output::Text {
+    let text = !options.output.json && !options.output.markdown;
+    if text {
         println!("{HEADING}");
     }
     let mut rows = Vec::new();
     for group in Group::ALL {
         let work: Vec<&Work> = options
-            .work
-            .iter()
-            .copied()
+            .work()
+            .into_iter()
             .filter(|work| work.group == group)
             .collect();
         if work.is_empty() {
@@ -161,7 +183,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             Group::Ring0 | Group::RealMode => measure::kernels(&work, &options)?,
             Group::Boot => measure::boot(&work, &options)?,
         };
-        if options.output == Output::Text {
+        if text {
             for row in &measured {
                 println!("{row}");
             }
@@ -170,13 +192,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
     let results = Results {
         host: host(&options),
-        runs: options.runs,
+        runs: options.runs.get(),
         rows,
     };
-    match options.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&results)?),
-        Output::Markdown => print!("{}", results.markdown()),
-        Output::Text | Output::Counters => {}
+    if options.output.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else if options.output.markdown {
+        print!("{}", results.markdown());
     }
     for complaint in results.rows.iter().filter_map(|row| row.complaint()) {
         eprintln!("{complaint}");

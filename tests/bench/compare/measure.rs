@@ -17,15 +17,15 @@ pub(crate) fn programs(work: &[&Work], options: &Options) -> Rows {
     let bench = Bench::new(options.kernel)?;
     let mut ringshift = Session::start(bench.ringshift("serve")?)?;
     let start = |wanted: bool, command| wanted.then(|| Session::start(command)).transpose();
-    let mut native = start(options.native, bench.native("serve"))?;
-    let mut qemu = start(options.qemu, bench.qemu("serve"))?;
+    let mut native = start(!options.no_native, bench.native("serve"))?;
+    let mut qemu = start(!options.no_qemu, bench.qemu("serve"))?;
     let time = |outcome: &Outcome| match options.least {
         true => outcome.least_ns,
         false => outcome.ns,
     };
     let mut times = vec![Vec::new(); work.len()];
     let mut outcomes = vec![Vec::new(); work.len()];
-    for _ in 0..options.runs {
+    for _ in 0..options.runs.get() {
         for ((work, times), outcomes) in work.iter().zip(&mut times).zip(&mut outcomes) {
             let order = |session: &mut Option<Session>| {
                 let outcome = session
@@ -74,10 +74,10 @@ pub(crate) fn kernels(work: &[&Work], options: &Options) -> Rows {
         };
         let mut agree = true;
         let mut times = Vec::new();
-        for _ in 0..options.runs {
+        for _ in 0..options.runs.get() {
             let (ours, said) = ring0::time(ring0::ringshift(&kernel)?, says_more)?;
             let mut qemu = None;
-            if options.qemu {
+            if !options.no_qemu {
                 let (theirs, also) = ring0::time(ring0::qemu(&kernel), says_more)?;
                 agree &= said == also;
                 qemu = Some(each(theirs, work));
@@ -101,13 +101,13 @@ pub(crate) fn boot(work: &[&Work], options: &Options) -> Rows {
         return Ok(Vec::new());
     };
     let mut times = Vec::new();
-    for run in 0..=options.runs {
+    for run in 0..=options.runs.get() {
         let (ours, theirs) = boots::pair()?;
         if run > 0 {
             times.push(Times {
                 native: None,
                 ringshift: each(ours, work),
-                qemu: options.qemu.then(|| each(theirs, work)),
+                qemu: (!options.no_qemu).then(|| each(theirs, work)),
             });
         }
     }
