@@ -6,9 +6,6 @@ use ringshift_tests::compare::{Bench, Group, cpu_per_operation, per_operation};
 
 use crate::Options;
 
-/// Rounds of a run that takes about a second.
-const ROUNDS: u64 = 100;
-
 /// The counters that the table shows.
 const SHOWN: &[(&str, &str)] = &[
     ("host faults", "translator.host_faults"),
@@ -40,7 +37,7 @@ pub(crate) fn show(options: &Options) -> Result<(), Box<dyn Error>> {
         if work.group != Group::Program {
             continue;
         }
-        let (name, count) = (work.name, work.round * ROUNDS);
+        let (name, count) = (work.name, work.counted);
         let less = bench.run_ringshift(name, count / 4, count)?;
         let more = bench.run_ringshift(name, count / 4, count * 2)?;
         print!("{name:<20} {:.1} ns", less.ns);

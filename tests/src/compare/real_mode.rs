@@ -31,6 +31,7 @@ const fn work(name: &'static str, thousands: u64, times_qemu: Option<f64>) -> Wo
         name,
         group: Group::RealMode,
         round: thousands * INNER,
+        counted: thousands * INNER,
         operation: "round",
         bars: Bars {
             of_native: None,

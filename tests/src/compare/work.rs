@@ -45,9 +45,11 @@ pub struct Work {
     pub name: &'static str,
     /// How it is measured.
     pub group: Group,
-    /// Operations of one round, which takes a fraction of a millisecond natively; of a whole run
-    /// where there are no rounds.
+    /// Operations of one round, which takes a fraction of a millisecond natively, or longer where a round
+    /// starts processes of its own; of a whole run where there are no rounds.
     pub round: u64,
+    /// Operations of a run whose counters are shown.
+    pub counted: u64,
     /// What one operation is.
     pub operation: &'static str,
     /// What is asked of it.
@@ -78,8 +80,17 @@ const fn program(name: &'static str, round: u64, operation: &'static str, bars: 
         name,
         group: Group::Program,
         round,
+        counted: round * 100,
         operation,
         bars,
+    }
+}
+
+/// What has to last, as it sets something up in each round.
+const fn lasting(name: &'static str, round: u64, operation: &'static str, bars: Bars) -> Work {
+    Work {
+        counted: round * 5,
+        ..program(name, round, operation, bars)
     }
 }
 
@@ -88,6 +99,7 @@ const fn ring0(name: &'static str, round: u64, operation: &'static str) -> Work 
         name,
         group: Group::Ring0,
         round,
+        counted: round,
         operation,
         bars: NO_BARS,
     }
@@ -120,12 +132,12 @@ pub const PROGRAMS: &[Work] = &[
     program("files", 4, "file", NO_BARS),
     program("demand-fault", 1_024, "page", times_qemu(1.3)),
     program("mprotect", 200, "pair of calls", NO_BARS),
-    program("table-write", 200, "unmap and fault", NO_BARS),
+    lasting("table-write", 4_000, "unmap and fault", NO_BARS),
     program("steady", 100_000, "access", NO_BARS),
     program("fork-wait", 4, "process", times_qemu(1.5)),
     program("fork-exec-wait", 4, "process", times_qemu(1.5)),
-    program("ping-pong", 200, "round trip", times_qemu(6.0)),
-    program("context-switch", 400, "hand-over", times_qemu(6.0)),
+    lasting("ping-pong", 4_000, "round trip", times_qemu(6.0)),
+    lasting("context-switch", 20_000, "hand-over", times_qemu(6.0)),
 ];
 
 /// The nanobenchmarks, in the order of `tests/bench/ring0/ring0.c`.
@@ -146,6 +158,7 @@ pub const BOOT: Work = Work {
     name: "kernel-to-init",
     group: Group::Boot,
     round: 1,
+    counted: 1,
     operation: "start",
     bars: times_qemu(2.0),
 };
