@@ -3,7 +3,7 @@
 //! the switches, they boot and pass their checks.
 //!
 //! By itself: the programs, on a KVM that shadows our tables. `RINGSHIFT_HWVIRT=all` runs everything,
-//! also with nested paging, where a guest has come to a stop in two runs of a dozen: the 686-pae kernel
+//! also with nested paging, where a guest has come to a stop in two runs: the 686-pae kernel
 //! in the programs' `processes`, the 686 kernel behind "Run /init"; why is not known yet. Switches at
 //! random pass with nested paging, and have not been seen to come to their end without it.
 

@@ -179,7 +179,11 @@ fn draw_text(
         }
         queue!(output, ResetColor, Clear(ClearType::UntilNewLine))?;
     }
-    if let Some(cursor) = screen.cursor.filter(|cursor| cursor.column < columns) {
+    // Some terminals say that they have no rows.
+    let seen = screen
+        .cursor
+        .filter(|cursor| cursor.column < columns && cursor.row >= first);
+    if let Some(cursor) = seen {
         let (column, row) = (cursor.column as u16, (cursor.row - first) as u16);
         queue!(output, cursor::MoveTo(column, row), cursor::Show)?;
     }
