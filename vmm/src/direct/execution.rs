@@ -270,9 +270,9 @@ impl DirectExecution {
         self.ldt.store_accessed(memory, mmu);
     }
 
-    /// After a run that failed. The translator goes on from where the run began: what guest code has
-    /// done to memory since then it does once more, which only a program sees that counts on what no
-    /// processor does; but the guest goes on.
+    /// After a run that failed. Its registers are lost, so the translator goes on from where the run
+    /// began: what guest code has changed in memory since then it changes once more, and a guest that
+    /// counts there counts twice. It is told and counted for that reason.
     fn lost(&mut self, error: &WorldError, mmu: &mut Mmu) -> DirectExit {
         self.lost_runs += 1;
         if self.lost_runs <= MOST_WARNINGS {
