@@ -58,6 +58,8 @@ impl Terminal {
     fn start(program: &str, arguments: &[&str], rows: u16, columns: u16) -> Self {
         let pty = openpty(Some(&size(rows, columns)), None).expect("a pseudo-terminal");
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        // Before the program has it: it may be raw a moment later.
+        let cooked = tcgetattr(&pty.slave).expect("a terminal");
         // A session of its own, with the terminal in control; the program takes the place of `setsid`.
         let child = Command::new("setsid")
             .args(["--ctty", program])
@@ -80,7 +82,7 @@ impl Terminal {
         });
         Self {
             master,
-            cooked: tcgetattr(&pty.slave).expect("a terminal"),
+            cooked,
             slave: pty.slave,
             parser,
             child,
