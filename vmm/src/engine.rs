@@ -36,11 +36,17 @@ pub struct DirectExit {
     /// The same in the words of the switch record, with the kind of event that only the engine
     /// knows.
     pub kind: ExitKind,
-    /// The run failed, and its registers are lost: the state is what it was before the run, and the
-    /// translator has to go on from there, with more than one instruction. Comes with
+    /// The run failed, and the state that the guest was in was found out: the translator has to go on
+    /// from there with more than one instruction, or the same would come again at once. Comes with
     /// [`Exit::Replay`].
-    pub lost: bool,
+    pub rescued: bool,
 }
+
+/// Direct execution failed with guest code half-way, and the registers that go with what it has
+/// changed in memory are not known: the guest cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RegistersLost(pub String);
 
 /// What direct execution counted since the machine started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -53,8 +59,8 @@ pub struct DirectStatistics {
     pub kvm_exits: u64,
     /// Edits of shadow tables that the monitor stored.
     pub table_edits: u64,
-    /// Runs that failed; the translator went on from where they began.
-    pub lost_runs: u64,
+    /// Runs that failed; the translator went on from where the guest stood.
+    pub rescued_runs: u64,
 }
 
 /// Runs ring-3 code of the guest on the processor itself.
@@ -75,14 +81,17 @@ pub trait DirectEngine: fmt::Debug + Send {
     /// [`Exit::Replay`]. It watches [`Platform::interrupt_pending`] before each entry and leaves
     /// with [`Exit::InterruptReady`].
     ///
-    /// Nothing that guest code or KVM does ends in an error: see [`DirectExit::lost`].
+    /// # Errors
+    ///
+    /// When the vCPU failed and `state` is lost. Other failures are survived: see
+    /// [`DirectExit::rescued`].
     fn run(
         &mut self,
         state: &mut CpuState,
         mmu: &mut Mmu,
         tables: &DescriptorTables,
         platform: &mut dyn Platform,
-    ) -> DirectExit;
+    ) -> Result<DirectExit, RegistersLost>;
 
     /// A handle that makes a run come back.
     fn kicker(&self) -> Arc<dyn Kick>;

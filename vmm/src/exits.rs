@@ -3,8 +3,10 @@
 use std::io;
 
 use devices::ResetKind;
-use translator::Exit;
+use translator::state::seg;
+use translator::{CpuState, Exit};
 
+use crate::engine::RegistersLost;
 use crate::guest::GuestError;
 use crate::helper::StopReason;
 
@@ -54,6 +56,17 @@ pub enum RunError {
         /// What the engine told.
         what: String,
     },
+    /// direct execution failed and nobody knows where the guest is
+    #[error(
+        "direct execution failed, in a run that began at {at}: {why}. \
+         The guest's registers are lost with it; `--direct none` runs the guest without direct execution"
+    )]
+    RegistersLost {
+        /// Where the vCPU was when the run began.
+        at: Place,
+        /// What happened.
+        why: RegistersLost,
+    },
     /// the guest could not be loaded again
     #[error("the guest cannot be loaded again after a reset")]
     Reload(#[source] GuestError),
@@ -71,6 +84,18 @@ pub struct Place {
     pub eip: u32,
     /// Current privilege level.
     pub cpl: u8,
+}
+
+impl Place {
+    /// Where a vCPU in this state is.
+    #[must_use]
+    pub fn of(state: &CpuState) -> Self {
+        Self {
+            cs: state.seg[seg::CS].selector,
+            eip: state.eip,
+            cpl: state.cpl,
+        }
+    }
 }
 
 impl std::fmt::Display for Place {

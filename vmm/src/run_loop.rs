@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use decision::{Decision, Engine, ExitKind, Run, Stretch, SwitchRecord};
-use translator::state::seg;
 use translator::{Exit, Platform, RunLimits};
 
 use crate::exits::{Action, Ending, Place, RunError, Situation, handle};
@@ -24,7 +23,7 @@ pub(crate) struct Account {
     replay: bool,
     /// It failed: the translator has to run more than that instruction, or the same would come again
     /// at once.
-    lost: bool,
+    rescued: bool,
 }
 
 impl Account {
@@ -61,7 +60,7 @@ impl Machine {
             if let Some(record) = self.decider.switch() {
                 self.record_switch(record);
             }
-            let exit = self.run_engine(&decision);
+            let exit = self.run_engine(&decision)?;
             self.follow_board();
             if let Some(ending) = self.handle(exit)? {
                 return Ok(ending);
@@ -70,21 +69,25 @@ impl Machine {
     }
 
     /// Runs one engine, and notes for how long and how it ended.
-    fn run_engine(&mut self, decision: &Decision) -> Exit {
+    fn run_engine(&mut self, decision: &Decision) -> Result<Exit, RunError> {
         let engine = decision.engine;
         let start = self.board.now();
         let before = self.counts();
         let replay = std::mem::take(&mut self.account.replay);
-        let lost = std::mem::take(&mut self.account.lost);
-        let single = replay && !lost || decision.stretch == Stretch::Instruction;
+        let rescued = std::mem::take(&mut self.account.rescued);
+        let single = replay && !rescued || decision.stretch == Stretch::Instruction;
         let (exit, kind) = match (engine, &mut self.direct) {
             (Engine::Direct, Some(direct)) => {
                 let state = self.vcpu.state_mut();
                 let left = direct.run(state, &mut self.mmu, &self.tables, &mut self.board);
+                let left = left.map_err(|why| RunError::RegistersLost {
+                    at: Place::of(self.vcpu.state()),
+                    why,
+                })?;
                 if left.kind == ExitKind::Internal {
                     self.decider.set_support(direct.support());
                 }
-                self.account.lost = left.lost;
+                self.account.rescued = left.rescued;
                 (left.exit, left.kind)
             }
             (Engine::Translator, _) if single => {
@@ -116,7 +119,7 @@ impl Machine {
         self.decider
             .ran(run, instructions.map(|(after, before)| after - before));
         *self.account.exits.entry(exit.name()).or_default() += 1;
-        exit
+        Ok(exit)
     }
 
     /// Carries out what an exit leads to; `Some` ends the run.
@@ -168,11 +171,7 @@ impl Machine {
     fn situation(&self) -> Situation {
         let state = self.vcpu.state();
         Situation {
-            at: Place {
-                cs: state.seg[seg::CS].selector,
-                eip: state.eip,
-                cpl: state.cpl,
-            },
+            at: Place::of(state),
             interrupts_enabled: state.interrupt_flag(),
             nmi: state.accepts_nmi(),
             end_at_reset: self.end_at_reset,

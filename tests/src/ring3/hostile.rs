@@ -218,7 +218,7 @@ fn selector_checks(a: &mut CodeAssembler, rng: &mut Dice) -> Result<(), IcedErro
     Ok(())
 }
 
-/// TF, VM and RF are in it. AC has a template of its own; processes have no NT, as `iret` with it is a
+/// TF, VM and RF are in it, but see [`interrupt_return`] for VM. AC has a template of its own; processes have no NT, as `iret` with it is a
 /// task switch for one kernel and a fault for another.
 fn flags(rng: &mut Dice) -> u32 {
     let no_nt = if rng.process() { !0x4000 } else { !0 };

@@ -13,8 +13,8 @@ use super::descriptors::{Kind, ShadowTable, read_linear};
 use super::instruction;
 use super::kvm::SetupError;
 use super::layout::LDT_SELECTOR;
-use super::world::{Context, FpuUse, Leave, World, WorldError};
-use crate::engine::{DirectEngine, DirectExit, DirectStatistics, Kick};
+use super::world::{Context, Failure, FpuUse, Leave, World, WorldError};
+use crate::engine::{DirectEngine, DirectExit, DirectStatistics, Kick, RegistersLost};
 use crate::inputs::DescriptorTables;
 
 /// The flags that the guest's code has on the processor as they are. TF, RF and VM are clear in
@@ -35,7 +35,7 @@ const EAGER_RUNS: u32 = 16;
 
 /// Runs that may fail before direct execution is given up: it is no use on such a host, or for such a
 /// guest.
-const MOST_LOST_RUNS: u64 = 256;
+const MOST_RESCUED_RUNS: u64 = 256;
 
 /// Of these, how many warnings tell: a guest can cause them, where the host's processor is not right.
 const MOST_WARNINGS: u64 = 5;
@@ -61,7 +61,7 @@ pub struct DirectExecution {
     hidden_faults: u64,
     /// The run ended with a single-step trap.
     stepped: bool,
-    lost_runs: u64,
+    rescued_runs: u64,
     /// Spare room.
     edits: Vec<TableEdit>,
 }
@@ -78,7 +78,7 @@ const fn leave(exit: Exit, kind: ExitKind) -> DirectExit {
     DirectExit {
         exit,
         kind,
-        lost: false,
+        rescued: false,
     }
 }
 
@@ -101,7 +101,7 @@ impl DirectExecution {
             mxcsr_mask: translator::host_mxcsr_mask(),
             hidden_faults: 0,
             stepped: false,
-            lost_runs: 0,
+            rescued_runs: 0,
             edits: Vec::new(),
         })
     }
@@ -270,29 +270,40 @@ impl DirectExecution {
         self.ldt.store_accessed(memory, mmu);
     }
 
-    /// After a run that failed. Its registers are lost, so the translator goes on from where the run
-    /// began: what guest code has changed in memory since then it changes once more, and a guest that
-    /// counts there counts twice. It is told and counted for that reason.
-    fn lost(&mut self, error: &WorldError, mmu: &mut Mmu) -> DirectExit {
-        self.lost_runs += 1;
-        if self.lost_runs <= MOST_WARNINGS {
+    /// After a run that failed, with the context that it was last entered with: the translator goes on
+    /// from where guest code stands, if that can be found out.
+    fn failed(
+        &mut self,
+        error: WorldError,
+        context: &mut Context,
+        state: &mut CpuState,
+        mmu: &mut Mmu,
+    ) -> Result<DirectExit, RegistersLost> {
+        if !self.world.rescue(&error, context) {
+            self.give_up(&error);
+            return Err(RegistersLost(error.to_string()));
+        }
+        self.rescued_runs += 1;
+        if self.rescued_runs <= MOST_WARNINGS {
             tracing::warn!(target: "ringshift::direct", %error, "direct execution failed; the translator goes on");
         }
-        let memory = self.world.monitor_memory();
-        self.gdt.store_accessed(memory, mmu);
-        self.ldt.store_accessed(memory, mmu);
-        self.stepped = false;
-        if self.lost_runs == MOST_LOST_RUNS {
+        self.save(context, state, mmu);
+        if self.rescued_runs == MOST_RESCUED_RUNS {
             self.give_up(&"it failed too often");
         } else if let WorldError::Edit(_) = error {
-            self.give_up(error); // the monitor's tables are not the MMU's any more
+            self.give_up(&error); // the monitor's tables are not the MMU's any more
         } else if let Err(error) = self.world.recover() {
             self.give_up(&error);
         }
-        DirectExit {
-            lost: true,
+        Ok(DirectExit {
+            rescued: true,
             ..replay(ExitKind::Internal)
-        }
+        })
+    }
+
+    /// Fault injection, for tests: a later run fails like this, once.
+    pub fn order_failure(&mut self, failure: Failure) {
+        self.world.order_failure(failure);
     }
 
     /// Nothing runs directly any more.
@@ -334,18 +345,18 @@ impl DirectEngine for DirectExecution {
         mmu: &mut Mmu,
         tables: &DescriptorTables,
         platform: &mut dyn Platform,
-    ) -> DirectExit {
+    ) -> Result<DirectExit, RegistersLost> {
         if let Err(error) = self.attach(mmu) {
             self.give_up(&error);
-            return replay(ExitKind::Internal);
+            return Ok(replay(ExitKind::Internal));
         }
         let mut context = self.load(state, tables);
         match self.run_loaded(&mut context, mmu, platform) {
             Ok(exit) => {
                 self.save(&context, state, mmu);
-                exit
+                Ok(exit)
             }
-            Err(error) => self.lost(&error, mmu),
+            Err(error) => self.failed(error, &mut context, state, mmu),
         }
     }
 
@@ -360,7 +371,7 @@ impl DirectEngine for DirectExecution {
             hidden_faults: self.hidden_faults,
             kvm_exits: counters.runs,
             table_edits: counters.edits,
-            lost_runs: self.lost_runs,
+            rescued_runs: self.rescued_runs,
         }
     }
 }

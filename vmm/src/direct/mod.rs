@@ -37,6 +37,7 @@ pub use host::{HostReport, Kvm, KvmStatus, Mode, Verdict, host_report};
 pub use host_cpu::HostCpu;
 pub use kvm::SetupError;
 pub use layout::TABLE_POOL_BASE;
+pub use world::Failure;
 
 /// There is no direct execution on this host.
 #[derive(Debug, thiserror::Error)]

@@ -142,6 +142,9 @@ global_asm!(
     "mov rsi, [r15 + {GPR} + 48]",
     "mov rdi, [r15 + {GPR} + 56]",
     "iretq",
+    ".globl ringshift_monitor_entered",
+    ".hidden ringshift_monitor_entered",
+    "ringshift_monitor_entered:",
     // #NM: error code and interrupt frame are on the stack.
     "40:",
     "test byte ptr [rsp + 16], 3",
@@ -190,6 +193,7 @@ global_asm!(
 unsafe extern "C" {
     static ringshift_monitor_start: u8;
     static ringshift_monitor_resume: u8;
+    static ringshift_monitor_entered: u8;
     static ringshift_monitor_end: u8;
 }
 
@@ -203,19 +207,26 @@ pub(super) struct Image {
     pub(super) bytes: &'static [u8],
     /// Offset at which it starts.
     pub(super) resume: u64,
+    /// Offset behind the `iretq` that enters guest code. From `resume` to here guest code has not run
+    /// since the last exit, and what that left in the communication page is untouched.
+    pub(super) entered: u64,
 }
 
 /// The monitor's code, as it stands in this program.
 pub(super) fn image() -> Image {
-    // SAFETY: the three symbols lie in one section in this order, with nothing but code and padding
+    // SAFETY: the four symbols lie in one section in this order, with nothing but code and padding
     // between them, which is never written.
-    let (bytes, resume) = unsafe {
+    unsafe {
         let start = &raw const ringshift_monitor_start;
         let length = (&raw const ringshift_monitor_end).offset_from_unsigned(start);
         let resume = (&raw const ringshift_monitor_resume).offset_from_unsigned(start);
-        (std::slice::from_raw_parts(start, length), resume as u64)
-    };
-    Image { bytes, resume }
+        let entered = (&raw const ringshift_monitor_entered).offset_from_unsigned(start);
+        Image {
+            bytes: std::slice::from_raw_parts(start, length),
+            resume: resume as u64,
+            entered: entered as u64,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,9 +235,14 @@ mod tests {
 
     #[test]
     fn every_stub_pushes_its_vector_and_jumps_to_the_same_place() {
-        let Image { bytes, resume } = image();
+        let Image {
+            bytes,
+            resume,
+            entered,
+        } = image();
         assert!(bytes.len() as u64 <= layout::CODE_BYTES);
-        assert!((256 * STUB_BYTES..bytes.len() as u64).contains(&resume));
+        assert!((256 * STUB_BYTES..entered).contains(&resume));
+        assert_eq!(bytes[entered as usize - 2..][..2], [0x48, 0xCF], "iretq");
         let with_error_code = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
         for vector in 0..256usize {
             let stub = &bytes[vector * STUB_BYTES as usize..][..STUB_BYTES as usize];

@@ -70,8 +70,8 @@ pub(super) enum Leave {
 }
 
 /// The vCPU came back in a way that neither the monitor nor guest code on a processor that is right
-/// can cause. What guest code did since the last exit is in memory; its registers are lost.
-/// [`World::recover`] makes the vCPU usable again.
+/// can cause. What guest code did since the last exit is in memory; [`World::rescue`] finds the
+/// registers that belong to it, and [`World::recover`] makes the vCPU usable again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WorldError {
     /// `KVM_RUN` failed.
@@ -80,6 +80,13 @@ pub(super) enum WorldError {
     /// An exit that nothing in the monitor or the guest should cause.
     #[error("unexpected exit from KVM: {0}")]
     Exit(String),
+    /// The vCPU could not deliver an exception, which is gone with that; many a KVM also resets the
+    /// registers.
+    #[error("triple fault")]
+    TripleFault,
+    /// An unexpected exit, with an instruction of the guest begun: KVM waits for what a device answers.
+    #[error("access to a device that is not there: {0}")]
+    Unfinished(String),
     /// KVM gave up on an instruction (KVM_EXIT_INTERNAL_ERROR).
     #[error("KVM could not go on: an emulation failure")]
     GaveUp,
@@ -135,6 +142,8 @@ pub(super) struct World {
     roots: RootCache,
     /// The vCPU at its start, to bring it back to.
     initial: (kvm_regs, kvm_sregs),
+    /// The failure that a test has ordered.
+    ordered: Option<Failure>,
     /// Edits in the queue.
     queued: usize,
     /// Commands for the next entry.
@@ -185,6 +194,7 @@ impl World {
             features,
             roots: RootCache::new(ROOT_COUNT),
             initial,
+            ordered: None,
             queued: 0,
             command: 0,
             tsc_offset: None,
@@ -349,13 +359,13 @@ impl World {
         }
     }
 
-    /// Runs guest code until something happens, and says what. The registers then are in `context`.
+    /// Runs guest code until something happens, and says what. The registers then are in `context`;
+    /// after an error [`World::rescue`] has to bring it up to date.
     pub(super) fn run(&mut self, context: &mut Context) -> Result<Leave, WorldError> {
         self.counters.entries += 1;
         let vector = match self.cross() {
-            Ok(vector) => vector,
-            Err(WorldError::GaveUp) => return self.rescue(context),
-            Err(error) => return Err(error),
+            Err(WorldError::GaveUp) => return self.gave_up(context),
+            result => result?,
         };
         if self.get::<u32>(comm::FPU_LIVE) != 0 {
             self.cr0 &= !CR0_TS; // the monitor may have executed `clts`
@@ -400,8 +410,8 @@ impl World {
     /// The monitor faulted: while loading what the guest's registers ask for, or for no good reason.
     fn refused(&self, vector: u64) -> Result<Leave, WorldError> {
         match vector {
-            // #NP, #SS, #GP of a segment load or of `iretq`.
-            10..=13 => Ok(Leave::Refused {
+            // #TS, #NP, #SS, #GP of a segment load or of `iretq`.
+            10..=13 if rescue::enters_guest(self.get(comm::RIP)) => Ok(Leave::Refused {
                 vector: vector as u8,
                 error: self.get::<u64>(comm::ERROR) as u32,
             }),
@@ -455,19 +465,32 @@ impl World {
         let mut first_kick = None;
         let mut alarm = None;
         let mut in_vain = 0;
+        if self.fails_before_entry() {
+            return Err(WorldError::Run(Errno::EIO));
+        }
         let result = loop {
             self.counters.runs += 1;
             match self.vcpu.run() {
                 Ok(VcpuExit::Hlt) => break Ok(()),
                 Ok(VcpuExit::IrqWindowOpen) => {}
                 Ok(VcpuExit::Intr) => kicked |= self.kicker.take(),
+                Ok(VcpuExit::Shutdown) => break Err(WorldError::TripleFault),
                 Ok(VcpuExit::InternalError) => break Err(WorldError::GaveUp),
+                Ok(
+                    exit @ (VcpuExit::IoIn(..)
+                    | VcpuExit::IoOut(..)
+                    | VcpuExit::MmioRead(..)
+                    | VcpuExit::MmioWrite(..)),
+                ) => break Err(WorldError::Unfinished(format!("{exit:?}"))),
                 Ok(other) => break Err(WorldError::Exit(format!("{other:?}"))),
                 Err(error) => match Errno::from_raw(error.errno()) {
                     Errno::EINTR => kicked |= self.kicker.take(),
                     Errno::EAGAIN => {}
                     errno => break Err(WorldError::Run(errno)),
                 },
+            }
+            if kicked && self.fails_at_kick() {
+                break Err(WorldError::Run(Errno::EIO));
             }
             if kicked {
                 let waiting_since = *first_kick.get_or_insert_with(Instant::now);
@@ -497,73 +520,6 @@ impl World {
         result
     }
 
-    /// After an emulation failure, which leaves the vCPU in guest code: fetches the guest's registers
-    /// from KVM, and puts the vCPU back into the monitor.
-    fn rescue(&mut self, context: &mut Context) -> Result<Leave, WorldError> {
-        let given_up = |_| WorldError::GaveUp;
-        let regs = self.vcpu.get_regs().map_err(given_up)?;
-        let sregs = self.vcpu.get_sregs().map_err(given_up)?;
-        if regs.rflags & RFLAGS_VM != 0 {
-            return Err(WorldError::Virtual8086);
-        }
-        if sregs.cs.selector & 3 != 3 || regs.rip >> 32 != 0 {
-            return Err(WorldError::GaveUp);
-        }
-        tracing::debug!(target: "ringshift::direct", rip = regs.rip, "KVM gave up");
-        if self.get::<u32>(comm::FPU_LIVE) != 0 {
-            self.rescue_fpu().map_err(given_up)?;
-        }
-        *context = Context {
-            gpr: [
-                regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
-            ]
-            .map(|register| register as u32),
-            eip: regs.rip as u32,
-            eflags: regs.rflags as u32,
-            cs: sregs.cs.selector,
-            ss: sregs.ss.selector,
-            data: [sregs.ds, sregs.es, sregs.fs, sregs.gs].map(|segment| segment.selector),
-        };
-        self.back_to_the_monitor().map_err(given_up)?;
-        self.queued = 0;
-        self.command = 0;
-        Ok(Leave::GaveUp)
-    }
-
-    /// Makes the vCPU usable again after an error; guest code goes on from what is loaded next.
-    ///
-    /// # Errors
-    ///
-    /// When KVM does not take the registers: the vCPU is of no more use.
-    pub(super) fn recover(&mut self) -> Result<(), WorldError> {
-        self.back_to_the_monitor()
-            .map_err(|error| WorldError::Lost(Errno::from_raw(error.errno())))?;
-        kvm::enable_cpuid_faulting(&self.vcpu); // a triple fault has reset it
-        // Edits that may not have been stored are still in the queue.
-        self.command = comm::RELOAD_CR3 | comm::LOAD_CONTROL;
-        Ok(())
-    }
-
-    /// Puts the vCPU where it waits for the next crossing, as if the monitor had come back.
-    fn back_to_the_monitor(&mut self) -> Result<(), kvm_ioctls::Error> {
-        let (regs, mut initial) = self.initial;
-        self.cr0 &= !CR0_TS;
-        (initial.cr0, initial.cr3, initial.cr4) = (self.cr0, self.cr3, self.cr4);
-        self.vcpu.set_sregs(&initial)?;
-        self.vcpu.set_regs(&regs)
-    }
-
-    /// Fetches the FPU state from KVM to where the monitor would have saved it.
-    fn rescue_fpu(&self) -> Result<(), kvm_ioctls::Error> {
-        // The first 512 bytes of the XSAVE area are the FXSAVE area.
-        let xsave = self.vcpu.get_xsave()?;
-        for (number, words) in (0..).zip(xsave.region[..128].as_chunks::<2>().0) {
-            let value = u64::from(words[0]) | u64::from(words[1]) << 32;
-            self.set(comm::FPU + number * 8, value);
-        }
-        Ok(())
-    }
-
     fn get<T: super::memory::Plain>(&self, offset: u64) -> T {
         self.monitor.read(COMM + offset)
     }
@@ -573,5 +529,8 @@ impl World {
     }
 }
 
+mod rescue;
 #[cfg(test)]
 mod tests;
+
+pub use rescue::Failure;

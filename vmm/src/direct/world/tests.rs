@@ -123,6 +123,8 @@ fn a_fault_in_the_monitor_is_survived() {
         matches!(error, WorldError::Monitor { vector: 14, cr2: found, .. } if found == cr2),
         "{error}"
     );
+    // Guest code has not run.
+    assert!(lab.world.rescue(&error, &mut context));
     assert_eq!(context, Lab::start());
     // Nothing that was queued is forgotten, and the vCPU is good for more.
     assert_eq!(lab.world.queued, 2);
@@ -138,31 +140,42 @@ fn a_fault_in_the_monitor_is_survived() {
     }
 }
 
-/// As if the host's processor lost the monitor's memory: each exception leads to the next, and no
-/// interrupt gets in between.
-#[test]
-fn a_monitor_that_spins_is_noticed_once_it_is_kicked() {
+/// Runs `inc ebx; ud2` with the monitor spinning at an offset of its code, until the world has enough
+/// of it; `None` without KVM.
+fn spin_at(offset: u64) -> Option<(Lab, Context, WorldError)> {
     use crate::engine::Kick as _;
     let Ok(mut lab) = Lab::new() else {
         eprintln!("SKIPPED: no KVM");
-        return;
+        return None;
     };
     lab.map().unwrap();
     lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
     lab.run(&mut Lab::start()).unwrap();
-    // jmp $ where the monitor goes on
-    let at = super::super::layout::CODE + monitor::image().resume;
+    let at = super::super::layout::CODE + offset;
     let before: u16 = lab.world.monitor.read(at);
-    lab.world.monitor.write(at, 0xFEEB_u16);
+    lab.world.monitor.write(at, 0xFEEB_u16); // jmp $
     let kicker = lab.world.kicker().clone();
     let thread = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
         kicker.kick();
     });
-    let error = lab.run(&mut Lab::start()).unwrap_err();
-    assert_eq!(error, WorldError::Stuck);
+    let mut context = Lab::start();
+    let error = lab.run(&mut context).unwrap_err();
     thread.join().unwrap();
     lab.world.monitor.write(at, before);
+    Some((lab, context, error))
+}
+
+/// As if the host's processor lost the monitor's memory: each exception leads to the next, and no
+/// interrupt gets in between.
+#[test]
+fn a_monitor_that_spins_on_the_way_in_is_noticed_once_it_is_kicked() {
+    let Some((mut lab, mut context, error)) = spin_at(monitor::image().resume) else {
+        return;
+    };
+    assert_eq!(error, WorldError::Stuck);
+    assert!(lab.world.rescue(&error, &mut context));
+    assert_eq!(context, Lab::start());
     lab.world.recover().unwrap();
     // The kick is still to be seen.
     assert!(lab.world.kicker().take());
@@ -173,4 +186,58 @@ fn a_monitor_that_spins_is_noticed_once_it_is_kicked() {
         "{leave:?}"
     );
     assert_eq!(context.gpr[3], 1);
+}
+
+#[test]
+fn a_monitor_that_spins_on_the_way_out_has_lost_the_registers() {
+    let way_out = 256 * monitor::STUB_BYTES;
+    let Some((mut lab, mut context, error)) = spin_at(way_out) else {
+        return;
+    };
+    assert_eq!(error, WorldError::Stuck);
+    assert!(!lab.world.rescue(&error, &mut context));
+    let error = WorldError::Monitor {
+        vector: 14,
+        rip: MONITOR_LINEAR + way_out,
+        error: 0,
+        cr2: 0,
+    };
+    assert!(!lab.world.rescue(&error, &mut context));
+}
+
+#[test]
+fn a_triple_fault_has_lost_the_registers() {
+    use super::super::layout::IDT;
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+    lab.run(&mut Lab::start()).unwrap();
+    for vector in 0..32 {
+        lab.world.monitor.write(IDT + vector * 16, 0_u64);
+    }
+    let mut context = Lab::start();
+    let error = lab.run(&mut context).unwrap_err();
+    assert_eq!(error, WorldError::TripleFault);
+    assert!(!lab.world.rescue(&error, &mut context));
+}
+
+#[test]
+fn a_store_to_where_there_is_nothing_has_lost_the_registers() {
+    const NO_MEMORY: u64 = 0x8_0000;
+    let Ok(mut lab) = Lab::new() else {
+        eprintln!("SKIPPED: no KVM");
+        return;
+    };
+    lab.map().unwrap();
+    lab.map_page(DATA, NO_MEMORY, Rights::Write).unwrap();
+    let mut code = vec![0x43, 0xA3]; // inc ebx; mov [DATA], eax
+    code.extend(DATA.to_le_bytes());
+    lab.program(&code);
+    let mut context = Lab::start();
+    let error = lab.run(&mut context).unwrap_err();
+    assert!(matches!(error, WorldError::Unfinished(_)), "{error}");
+    assert!(!lab.world.rescue(&error, &mut context));
 }
