@@ -86,7 +86,9 @@ pub enum LoaderError {
     )]
     Kernel64,
     /// the entry point is below 1 MiB
-    #[error("the header asks to be loaded at {address:#x}, below 1 MiB; the file is damaged")]
+    #[error(
+        "the header gives {address:#x} as the 32-bit entry point, below 1 MiB; the file is damaged, or it is to be started in real mode (as iPXE's ipxe.lkrn is): boot it from a floppy disk, by a boot loader"
+    )]
     BadLoadAddress {
         /// `code32_start`.
         address: u32,
