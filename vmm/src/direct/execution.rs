@@ -40,9 +40,10 @@ const MOST_RESCUED_RUNS: u64 = 256;
 /// Of these, how many warnings tell: a guest can cause them, where the host's processor is not right.
 const MOST_WARNINGS: u64 = 5;
 
-/// Times that one instruction may fault at one address with one error code, the MMU saying each
-/// time that the page is there now, before the translator gets it.
-const MOST_EQUAL_FAULTS: u32 = 4;
+/// Hidden faults without an instruction done in between, the MMU saying each time that the page is
+/// there now, before the translator gets the instruction. One that begins and ends in two pages, with
+/// two operands that do, has eight, or twice as many where each is read before it is written.
+const MOST_FAULTS_IN_PLACE: u32 = 16;
 
 /// The direct engine.
 #[derive(Debug)]
@@ -66,12 +67,32 @@ pub struct DirectExecution {
     edits: Vec<TableEdit>,
 }
 
-/// A hidden page fault, to notice when it comes again.
+/// A page fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fault {
-    eip: u32,
     address: u64,
     error: u32,
+}
+
+/// Whether guest code gets on between its hidden faults. A processor that goes on to fault where the
+/// shadow table has the page (at one address, or at two in turn) would stop the guest for good.
+#[derive(Debug, Default)]
+struct Progress {
+    last: Option<Context>,
+    faults: u32,
+}
+
+impl Progress {
+    /// A fault with these registers; false if it is one too many with the same.
+    fn fault(&mut self, context: &Context) -> bool {
+        if self.last.as_ref() == Some(context) {
+            self.faults += 1;
+        } else {
+            self.last = Some(*context);
+            self.faults = 1;
+        }
+        self.faults <= MOST_FAULTS_IN_PLACE
+    }
 }
 
 const fn leave(exit: Exit, kind: ExitKind) -> DirectExit {
@@ -170,8 +191,7 @@ impl DirectExecution {
         mmu: &mut Mmu,
         platform: &mut dyn Platform,
     ) -> Result<DirectExit, WorldError> {
-        let mut last_fault = None;
-        let mut equal_faults = 0;
+        let mut progress = Progress::default();
         loop {
             if self.world.kicker().take() {
                 return Ok(leave(Exit::Kicked, ExitKind::Kick));
@@ -195,19 +215,9 @@ impl DirectExecution {
                     error,
                     address,
                 } => {
-                    let fault = Fault {
-                        eip: context.eip,
-                        address,
-                        error,
-                    };
-                    equal_faults = if last_fault == Some(fault) {
-                        equal_faults + 1
-                    } else {
-                        0
-                    };
-                    last_fault = Some(fault);
-                    if equal_faults >= MOST_EQUAL_FAULTS {
-                        tracing::debug!(target: "ringshift::direct", ?fault, "fault stays");
+                    let fault = Fault { address, error };
+                    if !progress.fault(context) {
+                        tracing::debug!(target: "ringshift::direct", ?fault, ?context, "faults stay");
                         return Ok(replay(ExitKind::Exception));
                     }
                     if let Some(exit) = page_fault(mmu, fault) {
@@ -445,6 +455,26 @@ mod tests {
         ];
         keep_last(&mut edits);
         assert_eq!(edits, [edit(8, 0), edit(16, 3), edit(24, 5)]);
+    }
+
+    #[test]
+    fn faults_without_progress_come_to_an_end() {
+        let at = |eip| Context {
+            eip,
+            ..Context::default()
+        };
+        let mut progress = Progress::default();
+        for eip in 0..100 {
+            // A string instruction stays where it is and gets on all the same.
+            for ecx in 0..3 {
+                let mut context = at(eip);
+                context.gpr[1] = ecx;
+                assert!(progress.fault(&context));
+            }
+        }
+        let allowed = (0..1000).take_while(|_| progress.fault(&at(7))).count();
+        assert_eq!(allowed as u32, MOST_FAULTS_IN_PLACE);
+        assert!(progress.fault(&at(8)), "the next instruction");
     }
 
     #[test]

@@ -462,7 +462,7 @@ impl World {
         /// vain: the time alone may have passed while this process did not run.
         const ALARMS: u32 = 8;
         let mut kicked = false;
-        let mut first_kick = None;
+        let mut waiting_since = None;
         let mut alarm = None;
         let mut in_vain = 0;
         if self.fails_before_entry() {
@@ -492,26 +492,29 @@ impl World {
             if kicked && self.fails_at_kick() {
                 break Err(WorldError::Run(Errno::EIO));
             }
-            if kicked {
-                let waiting_since = *first_kick.get_or_insert_with(Instant::now);
-                if waiting_since.elapsed() > PATIENCE && in_vain >= ALARMS {
+            if kicked && waiting_since.is_none() {
+                waiting_since = Some(Instant::now());
+                // Also where the interrupt is injected at once: nothing says that it gets through.
+                alarm = kick::alarm(PATIENCE / ALARMS).ok();
+            }
+            if let Some(since) = waiting_since {
+                if since.elapsed() > PATIENCE && in_vain >= ALARMS {
+                    kicked = true; // injected or not, it has not been seen
                     break Err(WorldError::Stuck);
                 }
+                in_vain += 1;
+            }
+            if kicked {
                 let run = self.vcpu.get_kvm_run();
                 let ready = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;
                 run.request_interrupt_window = u8::from(!ready);
-                if !ready {
-                    in_vain += 1;
-                    if alarm.is_none() {
-                        alarm = kick::alarm(PATIENCE / ALARMS).ok();
-                    }
-                }
                 if ready {
                     kvm::inject(&self.vcpu, KICK_VECTOR).map_err(WorldError::Run)?;
                     kicked = false;
                 }
             }
         };
+        drop(alarm);
         if kicked {
             // An exception came first. The kick must still be seen.
             self.vcpu.get_kvm_run().request_interrupt_window = 0;

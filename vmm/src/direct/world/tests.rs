@@ -140,17 +140,21 @@ fn a_fault_in_the_monitor_is_survived() {
     }
 }
 
-/// Runs `inc ebx; ud2` with the monitor spinning at an offset of its code, until the world has enough
-/// of it; `None` without KVM.
-fn spin_at(offset: u64) -> Option<(Lab, Context, WorldError)> {
+/// `inc ebx; ud2`
+const INC: &[u8] = &[0x43, 0x0F, 0x0B];
+
+/// Runs a program with the monitor spinning at an offset of its code, until the world has enough of
+/// it; `None` without KVM.
+fn spin_at(offset: u64, program: &[u8]) -> Option<(Lab, Context, WorldError)> {
     use crate::engine::Kick as _;
     let Ok(mut lab) = Lab::new() else {
         eprintln!("SKIPPED: no KVM");
         return None;
     };
     lab.map().unwrap();
-    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+    lab.program(INC);
     lab.run(&mut Lab::start()).unwrap();
+    lab.program(program);
     let at = super::super::layout::CODE + offset;
     let before: u16 = lab.world.monitor.read(at);
     lab.world.monitor.write(at, 0xFEEB_u16); // jmp $
@@ -170,7 +174,7 @@ fn spin_at(offset: u64) -> Option<(Lab, Context, WorldError)> {
 /// interrupt gets in between.
 #[test]
 fn a_monitor_that_spins_on_the_way_in_is_noticed_once_it_is_kicked() {
-    let Some((mut lab, mut context, error)) = spin_at(monitor::image().resume) else {
+    let Some((mut lab, mut context, error)) = spin_at(monitor::image().resume, INC) else {
         return;
     };
     assert_eq!(error, WorldError::Stuck);
@@ -191,7 +195,7 @@ fn a_monitor_that_spins_on_the_way_in_is_noticed_once_it_is_kicked() {
 #[test]
 fn a_monitor_that_spins_on_the_way_out_has_lost_the_registers() {
     let way_out = 256 * monitor::STUB_BYTES;
-    let Some((mut lab, mut context, error)) = spin_at(way_out) else {
+    let Some((mut lab, mut context, error)) = spin_at(way_out, INC) else {
         return;
     };
     assert_eq!(error, WorldError::Stuck);
@@ -203,6 +207,17 @@ fn a_monitor_that_spins_on_the_way_out_has_lost_the_registers() {
         cr2: 0,
     };
     assert!(!lab.world.rescue(&error, &mut context));
+}
+
+/// Guest code takes interrupts, so that the kick becomes one at once; but nothing comes of that.
+#[test]
+fn a_kick_that_does_not_get_through_is_noticed() {
+    let handler = u64::from(KICK_VECTOR) * monitor::STUB_BYTES;
+    let Some((lab, _, error)) = spin_at(handler, &[0xEB, 0xFE]) else {
+        return;
+    };
+    assert_eq!(error, WorldError::Stuck);
+    assert!(lab.world.kicker().take(), "the kick is still to be seen");
 }
 
 #[test]
