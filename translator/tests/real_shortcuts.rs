@@ -42,15 +42,19 @@ enum Piece {
     ReturnAndPop,
     InterruptReturn,
     Interrupt,
+    CallThrough,
+    JumpThrough,
 }
 
-const PIECES: [Piece; 6] = [
+const PIECES: [Piece; 8] = [
     Piece::Call,
     Piece::Jump,
     Piece::Return,
     Piece::ReturnAndPop,
     Piece::InterruptReturn,
     Piece::Interrupt,
+    Piece::CallThrough,
+    Piece::JumpThrough,
 ];
 
 impl Piece {
@@ -69,6 +73,9 @@ impl Piece {
             Piece::ReturnAndPop => vec![0xCA, 0x0C, 0x00],
             Piece::InterruptReturn => vec![0xCF],
             Piece::Interrupt => vec![0xCD, VECTOR],
+            // Through SS:BX.
+            Piece::CallThrough => vec![0x36, 0xFF, 0x1F],
+            Piece::JumpThrough => vec![0x36, 0xFF, 0x2F],
         };
         (self as u16 * 0x100 + variant * 8, code)
     }
@@ -133,6 +140,18 @@ fn case(random: &mut Random, template: &CpuState) -> Case {
             )
         })
         .collect();
+    if matches!(piece, Piece::CallThrough | Piece::JumpThrough) {
+        // The frame of the call may be where the pointer is.
+        let distance = random.pick(&[0x40, 0x40, 0, -1, -2, -3, -4, -5, -6i16]);
+        let offset_in_stack = pointer.wrapping_add_signed(distance);
+        cpu.gpr[reg::EBX] = cpu.gpr[reg::EBX] & 0xFFFF_0000 | u32::from(offset_in_stack);
+        for (at, byte) in pair.iter().enumerate() {
+            memory.push((
+                stack + u32::from(offset_in_stack.wrapping_add(at as u16)),
+                vec![*byte],
+            ));
+        }
+    }
     memory.push((IVT + u32::from(VECTOR) * 4, pair));
     memory.push(((u32::from(CODE) << 4) + u32::from(ip), code));
     Case {

@@ -7,7 +7,7 @@ use super::loops::Loops;
 use super::mode::Mode;
 use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
 use crate::state::reg;
-use iced_x86::{Decoder, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, Instruction, Mnemonic, OpKind, Register};
 
 /// Host addresses of the stubs that units call and jump to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +33,7 @@ pub(crate) struct Stubs {
     pub(crate) far_real: u64,
     pub(crate) iret_real: u64,
     pub(crate) int_real: u64,
+    pub(crate) known_real: u64,
 }
 
 /// What the builder asks the runtime about guest code.
@@ -585,24 +586,45 @@ impl Builder<'_> {
         }
     }
 
-    /// True when STI cannot be inline because of the instruction behind it, which its interrupt
-    /// shadow covers: there must be a place to look for interrupts behind that one.
-    pub(super) fn shadow_needs_callout(&self, insn: &Instruction) -> bool {
+    /// The instruction behind `insn`, if it is in the unit's first page.
+    fn next_in_page(&self, insn: &Instruction) -> Option<Instruction> {
         let offset = insn.next_ip32().wrapping_sub(self.t.eip) as usize;
-        let Some(rest) = self.t.code.get(offset..).filter(|rest| !rest.is_empty()) else {
-            return true;
-        };
+        let rest = self.t.code.get(offset..).filter(|rest| !rest.is_empty())?;
         let mut decoder = Decoder::new(self.t.mode.bitness(), rest, DECODER_OPTIONS);
         let next = decoder.decode();
         let crosses = self.t.page_offset as usize + offset + next.len()
             > (self.t.page_offset + self.t.in_page) as usize;
-        let near =
-            next.mnemonic() == Mnemonic::Ret || next.is_jmp_short_or_near() || next.is_call_near();
-        let known = near
-            || self.returns_by_shortcut(&next)
-            || next.flow_control() == iced_x86::FlowControl::Next
-                && super::system::callout_kind(&next).is_none()
-                && !matches!(next.mnemonic(), Mnemonic::Sti | Mnemonic::Cli);
-        next.is_invalid() || crosses || !known
+        (!next.is_invalid() && !crosses).then_some(next)
+    }
+
+    /// `next` is carried out by a unit that then goes on behind it.
+    fn goes_on_behind(next: &Instruction) -> bool {
+        next.flow_control() == iced_x86::FlowControl::Next
+            && super::system::callout_kind(next).is_none()
+            && !matches!(next.mnemonic(), Mnemonic::Sti | Mnemonic::Cli)
+    }
+
+    /// True when STI cannot be inline because of the instruction behind it, which its interrupt
+    /// shadow covers: there must be a place to look for interrupts behind that one.
+    pub(super) fn shadow_needs_callout(&self, insn: &Instruction) -> bool {
+        self.next_in_page(insn).is_none_or(|next| {
+            let near = next.mnemonic() == Mnemonic::Ret
+                || next.is_jmp_short_or_near()
+                || next.is_call_near();
+            !near && !self.returns_by_shortcut(&next) && !Self::goes_on_behind(&next)
+        })
+    }
+
+    /// True when the instruction behind `insn`, a load of SS that is not in a shadow itself, is in the same unit
+    /// and sets the stack pointer, so that nobody looks for interrupts between the two.
+    pub(super) fn shadow_is_in_line(&self, insn: &Instruction) -> bool {
+        !self.after_sti
+            && self.instructions.len() < MAX_INSTRUCTIONS
+            && self.next_in_page(insn).is_some_and(|next| {
+                matches!(next.mnemonic(), Mnemonic::Mov | Mnemonic::Lea)
+                    && next.op0_kind() == OpKind::Register
+                    && Self::is_stack_pointer(next.op0_register())
+                    && Self::goes_on_behind(&next)
+            })
     }
 }

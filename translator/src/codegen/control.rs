@@ -184,7 +184,8 @@ impl Builder<'_> {
             OpKind::Register => insn.op0_register().size() as u32,
             _ => insn.memory_size().size() as u32,
         };
-        if self.indirect_needs_check(size) {
+        let checked = self.indirect_needs_check(size);
+        if checked && self.t.mode.is_slow() {
             return self.callout_end(CalloutKind::CodeLimit);
         }
         // The push of a call needs no scratch register there, and the target goes where the jump wants it.
@@ -202,6 +203,9 @@ impl Builder<'_> {
             let source = self.operand(&address, size, Use::Read);
             self.asm.load(size, target, source.mem);
         }
+        if checked {
+            self.check_code_limit(target);
+        }
         if call {
             self.push_imm(size, insn.next_ip32());
         }
@@ -214,7 +218,8 @@ impl Builder<'_> {
 
     fn ret(&mut self, insn: &Instruction) -> After {
         let size = Self::ret_size(insn);
-        if self.indirect_needs_check(size) {
+        let checked = self.indirect_needs_check(size);
+        if checked && self.t.mode.is_slow() {
             return self.callout_end(CalloutKind::CodeLimit);
         }
         // A 16-bit stack pointer moves through R8.
@@ -225,6 +230,9 @@ impl Builder<'_> {
         };
         let slot = self.slot(0, size, Use::Read);
         self.asm.load(size, target, slot.mem);
+        if checked {
+            self.check_code_limit(target);
+        }
         let extra = if insn.op_count() > 0 {
             i32::from(insn.immediate16())
         } else {

@@ -105,12 +105,11 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
 
 /// Where loads of segment registers are callouts.
 fn load_condition(kind: CalloutKind, code: Code) -> Option<&'static str> {
-    let stack = matches!(
-        code,
-        Code::Popw_SS | Code::Popd_SS | Code::Lss_r16_m1616 | Code::Lss_r32_m1632
-    );
-    let load = kind == CalloutKind::SegmentLoad && !stack;
+    let load = kind == CalloutKind::SegmentLoad;
     match code {
+        Code::Popw_SS | Code::Popd_SS => {
+            Some("all but in real mode in front of a load of the stack pointer")
+        }
         Code::Popfd
         | Code::Iretd
         | Code::Sysenter
@@ -118,20 +117,28 @@ fn load_condition(kind: CalloutKind, code: Code) -> Option<&'static str> {
         | Code::Int_imm8
         | Code::Verw_rm16
         | Code::Verw_r32m16 => Some("all but the common kind, see translator.md, Shortcuts"),
-        Code::Call_ptr1616 | Code::Jmp_ptr1616 | Code::Retfw | Code::Retfw_imm16 | Code::Iretw => {
-            Some("all but the common kind in real mode, see translator.md, Shortcuts")
-        }
+        Code::Call_ptr1616
+        | Code::Jmp_ptr1616
+        | Code::Call_m1616
+        | Code::Jmp_m1616
+        | Code::Retfw
+        | Code::Retfw_imm16
+        | Code::Iretw => Some("all but the common kind in real mode, see translator.md, Shortcuts"),
         Code::Les_r16_m1616
         | Code::Les_r32_m1632
+        | Code::Lss_r16_m1616
+        | Code::Lss_r32_m1632
         | Code::Lds_r16_m1616
         | Code::Lds_r32_m1632
         | Code::Lfs_r16_m1616
         | Code::Lfs_r32_m1632
         | Code::Lgs_r16_m1616
-        | Code::Lgs_r32_m1632 => Some("protected mode, segments of real mode that are not 64 KiB"),
+        | Code::Lgs_r32_m1632 => {
+            Some("protected mode, segments of real mode that are neither 64 KiB nor 4 GiB")
+        }
         _ => load.then_some(
-            "SS; protected mode, all but the common kind (see translator.md, Shortcuts); \
-             segments of real mode that are not 64 KiB",
+            "protected mode, all but the common kind (see translator.md, Shortcuts); segments \
+             of real mode that are neither 64 KiB nor 4 GiB; SS where no load of the stack pointer follows",
         ),
     }
 }

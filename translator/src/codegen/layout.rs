@@ -62,6 +62,11 @@ pub(crate) fn shortcut_scratch() -> Mem {
     Mem::context(offset_of!(Context, shortcuts) + offset_of!(Shortcuts, scratch))
 }
 
+/// Room for the address that a far CALL pushes.
+pub(crate) fn shortcut_frame() -> Mem {
+    Mem::context(offset_of!(Context, shortcuts) + offset_of!(Shortcuts, frame))
+}
+
 pub(crate) fn limit_check() -> Mem {
     Mem::context(offset_of!(Context, limit_check))
 }

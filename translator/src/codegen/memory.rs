@@ -321,6 +321,23 @@ impl Builder<'_> {
         self.check_load();
     }
 
+    /// Faults when the EIP in `target` is beyond the limit of CS. Uses R9 and R10.
+    pub(super) fn check_code_limit(&mut self, target: Reg) {
+        if self.t.mode.class(seg::CS) == SegmentClass::Limit64K {
+            self.asm.mov32(host::R10, target);
+            self.asm.bswap(false, host::R10);
+            self.asm.zero_extend16(host::R10, host::R10);
+        } else {
+            self.asm.mov64(host::R9, target);
+            self.asm.not64(host::R9);
+            self.asm.load32(host::R10, layout::segment_limit(seg::CS));
+            self.asm.lea64(host::R10, Mem::sum(host::R10, host::R9, 1));
+            self.asm.bswap(true, host::R10);
+            self.asm.zero_extend8(host::R10, host::R10);
+        }
+        self.check_load();
+    }
+
     fn check_load(&mut self) {
         self.asm.load64(host::R9, layout::limit_check());
         self.asm

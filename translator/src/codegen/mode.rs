@@ -9,11 +9,12 @@ pub(crate) enum SegmentClass {
     /// Base 0, all 4 GiB, readable and writable: the offset is the linear address.
     Flat = 0,
     /// Any base, all 4 GiB; the base comes from the context, which holds a faulting one when the
-    /// register cannot be used so. Needs no place in the key: FS and GS of protected mode.
+    /// register cannot be used so. Needs no place in the key: FS and GS of protected mode, and data
+    /// segments of real mode that kept 4 GiB from protected mode.
     Based = 1,
     /// Limit FFFFh, readable and writable, expand-up: real mode.
     Limit64K = 2,
-    /// Any other limit, readable and writable, expand-up: checked in line.
+    /// Any limit, readable and writable, expand-up: checked in line.
     Limited = 3,
     /// Everything else (expand-down, read-only, null): checked in Rust.
     General = 4,
@@ -113,6 +114,14 @@ impl Mode {
                     // Left over from protected mode: a load would change more than selector and base.
                     SegmentClass::Limit64K if real && !cpu.is_paragraph(segment) => {
                         SegmentClass::Limited
+                    }
+                    // "Unreal" mode. The class is the same at base 0, so that a load keeps it.
+                    SegmentClass::Flat | SegmentClass::Based if real && index != seg::SS => {
+                        if cpu.is_paragraph(segment) {
+                            SegmentClass::Based
+                        } else {
+                            SegmentClass::Limited
+                        }
                     }
                     class => class,
                 }

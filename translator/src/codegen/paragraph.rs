@@ -1,9 +1,10 @@
-//! Loads of DS, ES, FS and GS in real mode and virtual-8086 mode: the selector is a paragraph number,
-//! and nothing can fault. A segment of 64 KiB stays one, so neither the mode nor any other part of the
-//! key of a unit changes.
+//! Loads of segment registers in real mode and virtual-8086 mode: the selector is a paragraph number,
+//! and nothing can fault. A segment of 64 KiB stays one, and so does one of 4 GiB ("unreal" mode), so
+//! neither the mode nor any other part of the key of a unit changes.
 //!
-//! SS is left to Rust: its load holds off interrupts for one instruction. So is a segment with another
-//! limit ("unreal" mode), whose class may change with its base.
+//! MOV and POP to SS hold off interrupts for one instruction (LSS does not), so they are in line if the one behind
+//! is in the same unit and leaves translated code only by a fault, behind which the runtime looks for the
+//! shadow (`Unit::shadow_at`). A segment with another limit, or with rights that the load would change, is left to Rust.
 
 use super::asm::{Mem, host};
 use super::builder::Builder;
@@ -14,11 +15,19 @@ use crate::state::seg;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 impl Builder<'_> {
-    /// True when a load of segment register `index` is emitted in line.
-    pub(super) fn loads_paragraph(&self, index: usize) -> bool {
+    /// True when a load of segment register `index` changes its selector and its base and nothing else.
+    fn holds_paragraph(&self, index: usize) -> bool {
+        let class = self.t.mode.class(index);
         !self.t.mode.protected()
-            && !matches!(index, seg::CS | seg::SS)
-            && self.t.mode.class(index) == SegmentClass::Limit64K
+            && index != seg::CS
+            && (class == SegmentClass::Limit64K || class == SegmentClass::Based && index != seg::SS)
+    }
+
+    /// True when `insn`, MOV or POP of segment register `index`, is emitted in line.
+    pub(super) fn loads_paragraph(&self, index: usize, insn: &Instruction) -> bool {
+        let shadow = index == seg::SS;
+        self.holds_paragraph(index)
+            && (!shadow || !self.t.mode.is_single() && self.shadow_is_in_line(insn))
     }
 
     /// Loads segment register `index` with the selector in R11 (upper bits clear). Uses R8, R9; cannot
@@ -40,14 +49,15 @@ impl Builder<'_> {
             .store(8, layout::segment_host_base(index), host::R9);
         self.asm
             .store(8, layout::checked_host_base(index), host::R9);
+        // `segment_check` stays as it is: the class does.
     }
 
-    /// Emits MOV Sreg, LDS, LES, LFS and LGS where the load is in line.
+    /// Emits MOV Sreg, LDS, LES, LFS, LGS and LSS where the load is in line.
     pub(super) fn emit_paragraph_load(&mut self, insn: &Instruction) -> bool {
         match insn.code() {
             Code::Mov_Sreg_rm16 | Code::Mov_Sreg_r32m16 => {
                 let index = insn.op0_register().number();
-                if !self.loads_paragraph(index) {
+                if !self.loads_paragraph(index, insn) {
                     return false;
                 }
                 if insn.op1_kind() == OpKind::Register {
@@ -71,15 +81,16 @@ impl Builder<'_> {
             Mnemonic::Lds => seg::DS,
             Mnemonic::Lfs => seg::FS,
             Mnemonic::Lgs => seg::GS,
+            Mnemonic::Lss => seg::SS,
             _ => return false,
         };
-        if !self.loads_paragraph(index) || insn.op1_kind() != OpKind::Memory {
+        if !self.holds_paragraph(index) || insn.op1_kind() != OpKind::Memory {
             return false;
         }
         let register = insn.op0_register();
         let size = register.size() as u32;
         let target = Self::guest_of(register);
-        if target == host::STACK {
+        if target == host::STACK && self.t.mode.stack_in_window() {
             return false;
         }
         let address = Self::address_of(insn);

@@ -58,6 +58,18 @@ impl Builder<'_> {
                 self.far_target(insn.far_branch_selector(), insn.far_branch16(), 0);
                 (CalloutKind::FarTransfer, stubs.far_real)
             }
+            Code::Call_m1616 => {
+                self.call_through_memory(insn);
+                return Some(self.go_by_shortcut(CalloutKind::FarTransfer, stubs.far_real));
+            }
+            Code::Jmp_m1616 => {
+                let address = Self::address_of(insn);
+                let target = self.operand(&address, 4, Use::Read).mem;
+                self.asm.load(2, host::R11, Self::word(target, 2));
+                self.asm.load(2, host::R8, target);
+                self.asm.mov_imm32(host::R10, 0);
+                (CalloutKind::FarTransfer, stubs.far_real)
+            }
             Code::Retfw | Code::Retfw_imm16 => {
                 let parameters = if insn.code() == Code::Retfw {
                     0
@@ -97,10 +109,40 @@ impl Builder<'_> {
     /// a frame that wraps around is Rust's. Of the scratch registers R10 and R11 remain.
     fn real_frame(&mut self, offset: i32, size: u32, usage: Use) -> impl Fn(i32) -> Mem + use<> {
         let mem = self.slot(offset, size, usage).mem;
-        move |at| Mem {
+        move |at| Self::word(mem, at)
+    }
+
+    /// The word at `at` in `mem`.
+    fn word(mem: Mem, at: i32) -> Mem {
+        Mem {
             disp: mem.disp.wrapping_add(at),
             ..mem
         }
+    }
+
+    /// CALL m16:16 of real mode up to the transfer, with its operands where that wants them. The pointer may lie
+    /// where the frame will be: it is read once, and the frame is written in one go, and only when Rust is
+    /// not going to carry the instruction out after all.
+    fn call_through_memory(&mut self, insn: &Instruction) {
+        let (target, frame) = (layout::shortcut_scratch(), layout::shortcut_frame());
+        let address = Self::address_of(insn);
+        let pointer = self.operand(&address, 4, Use::Read);
+        self.asm.load(4, host::R11, pointer.mem);
+        self.asm.store(4, target, host::R11);
+        self.count_all();
+        self.asm.load(2, host::R11, Self::word(target, 2));
+        let known = self.t.stubs.known_real;
+        self.asm.call(known);
+        self.site(SiteKind::Callout(CalloutKind::FarTransfer));
+        self.asm.store_imm(2, frame, insn.next_ip32());
+        self.asm.load(2, host::R11, layout::selector(seg::CS));
+        self.asm.store(2, Self::word(frame, 2), host::R11);
+        self.asm.load(4, host::R11, frame);
+        let slot = self.slot(-4, 4, Use::Write);
+        self.asm.store(4, slot.mem, host::R11);
+        self.asm.load(2, host::R8, target);
+        self.asm.load(2, host::R11, Self::word(target, 2));
+        self.asm.mov_imm32(host::R10, -4i32 as u32);
     }
 
     fn far_target(&mut self, selector: u16, ip: u16, stack: i32) {
@@ -196,6 +238,11 @@ impl Builder<'_> {
     /// Ends the unit with a shortcut; R9 says where Rust would go on.
     fn leave_by_shortcut(&mut self, kind: CalloutKind, stub: u64) -> After {
         self.count_all();
+        self.go_by_shortcut(kind, stub)
+    }
+
+    /// The same, where the instructions have been counted.
+    fn go_by_shortcut(&mut self, kind: CalloutKind, stub: u64) -> After {
         self.asm.bytes(&[0x4C, 0x8D, 0x0D, 5, 0, 0, 0]); // lea r9, [rip + 5]
         self.asm.jmp(stub);
         self.site(SiteKind::Callout(kind));

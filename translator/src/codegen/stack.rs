@@ -107,7 +107,7 @@ impl Builder<'_> {
                 if self.pop_by_shortcut(register, size) {
                     return Ok(Some(After::Continue));
                 }
-                if !self.loads_paragraph(register.number()) {
+                if !self.loads_paragraph(register.number(), insn) {
                     return Ok(Some(self.callout(CalloutKind::SegmentLoad)));
                 }
                 let slot = self.slot(0, 2, Use::Read);

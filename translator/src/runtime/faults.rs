@@ -27,8 +27,8 @@ pub(super) struct At {
     pub(super) insn: Instruction,
     /// Guest-physical address of the instruction.
     pub(super) gpa: u32,
-    /// An inline STI is right before it, whose interrupt shadow nothing has ended yet.
-    pub(super) behind_sti: bool,
+    /// That of an inline STI or load of SS right before it, which nothing has ended yet.
+    pub(super) shadow: InterruptShadow,
 }
 
 impl Engine {
@@ -83,7 +83,7 @@ impl Engine {
                 .key
                 .gpa
                 .wrapping_add(map.guest.ip32().wrapping_sub(unit.key.eip)),
-            behind_sti: unit.is_behind_sti(site),
+            shadow: unit.shadow_at(site),
         })
     }
 
@@ -258,8 +258,8 @@ impl Engine {
     /// The instruction will start again at an instruction boundary, where it still is in the interrupt
     /// shadow that it was in.
     fn again(&mut self, at: At) -> Step {
-        if at.behind_sti {
-            self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::Sti;
+        if at.shadow != InterruptShadow::None {
+            self.cache.context_mut().cpu.interrupt_shadow = at.shadow;
         }
         Step::Boundary
     }

@@ -98,8 +98,9 @@ impl Engine {
             self.plant_dead_call(host);
             return false;
         }
-        if unit.is_behind_sti(at) {
-            self.cache.context_mut().cpu.interrupt_shadow = InterruptShadow::Sti;
+        let shadow = unit.shadow_at(at);
+        if shadow != InterruptShadow::None {
+            self.cache.context_mut().cpu.interrupt_shadow = shadow;
         }
         self.set_eip(eip);
         true

@@ -72,6 +72,8 @@ pub(crate) struct Shortcuts {
     pub(crate) crossed: u32,
     /// Room for one value.
     pub(crate) scratch: u32,
+    /// Where a far CALL puts the address together that it pushes.
+    pub(crate) frame: u32,
     /// CS was loaded by a shortcut of real mode since the context was entered.
     pub(crate) far: u32,
     /// Code segments of real mode and their jump tables.
@@ -113,6 +115,7 @@ impl Default for Shortcuts {
             sysenter: 0,
             crossed: 0,
             scratch: 0,
+            frame: 0,
             far: 0,
             paragraphs: [Paragraph::default(); PARAGRAPHS],
         }
@@ -132,10 +135,11 @@ pub(crate) struct Entries {
     pub(crate) far_real: u64,
     pub(crate) iret_real: u64,
     pub(crate) int_real: u64,
+    pub(crate) known_real: u64,
 }
 
 /// Number of words in front of the code: the entries, and the end.
-const HEADER: usize = 11;
+const HEADER: usize = 12;
 
 /// The code, and its entries.
 pub(super) fn code() -> (Entries, &'static [u8]) {
@@ -158,6 +162,7 @@ pub(super) fn code() -> (Entries, &'static [u8]) {
         far_real: u64::from(header[7]),
         iret_real: u64::from(header[8]),
         int_real: u64::from(header[9]),
+        known_real: u64::from(header[10]),
     };
     (entries, code)
 }

@@ -204,5 +204,6 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     stubs.far_real = start + entries.far_real;
     stubs.iret_real = start + entries.iret_real;
     stubs.int_real = start + entries.int_real;
+    stubs.known_real = start + entries.known_real;
     (stubs, asm.finish())
 }

@@ -3,7 +3,8 @@
 use super::store_table::{CodeMap, mark, next_code};
 use crate::codegen::mode::Mode;
 use crate::codegen::{AccessHint, InstructionMap, Site};
-use iced_x86::{Instruction, Mnemonic};
+use crate::state::InterruptShadow;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use shadow_mmu::SpaceId;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -121,17 +122,29 @@ impl Unit {
         self.instructions.get(index.checked_sub(1)?)
     }
 
-    /// The instruction at `address` is the one that the interrupt shadow of an inline STI covers.
-    pub(crate) fn is_behind_sti(&self, address: u64) -> bool {
+    /// The interrupt shadow that the instruction at `address` is in: that of an inline STI or load of SS.
+    pub(crate) fn shadow_at(&self, address: u64) -> InterruptShadow {
         let offset = address.wrapping_sub(self.host) as u32;
         let index = self.instructions.partition_point(|map| map.host <= offset);
         let Some([before, this]) = index
             .checked_sub(2)
             .and_then(|first| self.instructions.get(first..index))
         else {
-            return false;
+            return InterruptShadow::None;
         };
-        before.guest.mnemonic() == Mnemonic::Sti && before.guest.next_ip32() == this.guest.ip32()
+        let before = &before.guest;
+        if before.next_ip32() != this.guest.ip32() {
+            InterruptShadow::None
+        } else if before.mnemonic() == Mnemonic::Sti {
+            InterruptShadow::Sti
+        } else if matches!(before.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+            && before.op0_kind() == OpKind::Register
+            && before.op0_register() == Register::SS
+        {
+            InterruptShadow::MovSs
+        } else {
+            InterruptShadow::None
+        }
     }
 
     /// The place in the list of the site whose call returns to `address`.

@@ -40,12 +40,11 @@ impl CpuState {
     /// In real mode or virtual-8086 mode: a load of a data segment register that holds `segment` changes
     /// nothing but its selector and its base.
     pub(crate) fn is_paragraph(&self, segment: &Segment) -> bool {
-        let rights = if self.virtual_8086() {
-            segment.rights == V86_RIGHTS
+        if self.virtual_8086() {
+            segment.rights == V86_RIGHTS && segment.limit == 0xFFFF
         } else {
             segment.rights.difference(REAL_KEEPS) == REAL_RIGHTS
-        };
-        rights && segment.limit == 0xFFFF
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
     naked_asm!(
         "2:",
         ".long 20f - 2b, 30f - 2b, 40f - 2b, 45f - 2b, 50f - 2b, 60f - 2b, 70f - 2b",
-        ".long 72f - 2b, 74f - 2b, 76f - 2b, 99f - 2b",
+        ".long 72f - 2b, 74f - 2b, 76f - 2b, 71f - 2b, 99f - 2b",
         //
         // Segment load at CPL 0: DS and ES with a flat segment, FS and GS with any base.
         "20:",
@@ -394,6 +394,15 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         "cmp r11d, eax",
         "ja 90f",
         "or byte ptr [r15 + {flags} + 1], {ZF}",
+        restore!(),
+        "ret",
+        //
+        // In front of a far CALL of real mode through memory: the code segment is known.
+        "71:",
+        "mov r9, [rsp]",
+        "mov [r15 + {site}], r9",
+        save!(),
+        find_paragraph!(),
         restore!(),
         "ret",
         //
