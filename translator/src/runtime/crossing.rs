@@ -5,7 +5,7 @@ use super::engine::{Engine, Step};
 use super::exits::internal;
 use super::faults::{ERROR_WRITE, FOUR_GIB, TRAPPED_BEFORE_CALLOUT};
 use super::locate::CodeSpace;
-use super::shortcut::{Destination, PARAGRAPHS, Paragraph, paragraph};
+use super::shortcut::{Destination, PARAGRAPHS, Paragraph, WAYS, paragraph};
 use crate::codegen::AccessHint;
 use crate::codegen::mode::Mode;
 use crate::state::{cr4, eflags, reg, seg};
@@ -75,7 +75,7 @@ impl Engine {
     /// A space or a jump table has gone, or may have.
     pub(super) fn forget_sides(&mut self) {
         self.sides = Sides::default();
-        self.cache.context_mut().shortcuts.paragraphs = [Paragraph::default(); PARAGRAPHS];
+        self.cache.context_mut().shortcuts.paragraphs = [[Paragraph::default(); WAYS]; PARAGRAPHS];
     }
 
     /// Notes the jump table of a code segment of real mode.
@@ -95,11 +95,15 @@ impl Engine {
         // Another load then changes selector and base, and nothing else.
         if context.cpu.is_paragraph(&cs) && cs.base == u32::from(cs.selector) << 4 {
             let place = paragraph(cs.selector);
-            if let Some(entry) = context.shortcuts.paragraphs.get_mut(place) {
-                *entry = Paragraph {
-                    selector: u64::from(cs.selector) + 1,
-                    jump_table,
-                };
+            let known = Paragraph {
+                selector: u64::from(cs.selector) + 1,
+                jump_table,
+            };
+            if let Some([first, second]) = context.shortcuts.paragraphs.get_mut(place) {
+                if first.selector != known.selector {
+                    *second = *first;
+                }
+                *first = known;
             }
         } else {
             self.forget_sides();

@@ -77,7 +77,7 @@ pub(crate) struct Shortcuts {
     /// CS was loaded by a shortcut of real mode since the context was entered.
     pub(crate) far: u32,
     /// Code segments of real mode and their jump tables.
-    pub(crate) paragraphs: [Paragraph; PARAGRAPHS],
+    pub(crate) paragraphs: [[Paragraph; WAYS]; PARAGRAPHS],
 }
 
 /// A code segment of real mode.
@@ -90,10 +90,14 @@ pub(crate) struct Paragraph {
     pub(crate) jump_table: u64,
 }
 
-/// Code segments of real mode that shortcuts know.
+/// Sets of code segments of real mode that shortcuts know.
 pub(crate) const PARAGRAPHS: usize = 64;
 
-/// The place of a selector among them.
+/// Code segments of a set, the one noted last first. With one of each, a program and the handler that it calls
+/// could put each other out all the time.
+pub(crate) const WAYS: usize = 2;
+
+/// The set that a selector belongs to.
 pub(crate) const fn paragraph(selector: u16) -> usize {
     (selector ^ (selector >> 6)) as usize % PARAGRAPHS
 }
@@ -117,7 +121,7 @@ impl Default for Shortcuts {
             scratch: 0,
             frame: 0,
             far: 0,
-            paragraphs: [Paragraph::default(); PARAGRAPHS],
+            paragraphs: [[Paragraph::default(); WAYS]; PARAGRAPHS],
         }
     }
 }

@@ -57,18 +57,22 @@ macro_rules! load_flags {
     };
 }
 
-/// R9 becomes the address of the `Paragraph` for the selector in R11, if it is known.
+/// R9 becomes the address of the `Paragraph` for the selector in R11, if it is known. Uses RAX.
 macro_rules! find_paragraph {
     () => {
         "mov eax, r11d
          shr eax, 6
          xor eax, r11d
          and eax, {LAST_PARAGRAPH}
-         shl eax, 4
+         shl eax, 5
          lea r9, [r15 + rax + {paragraphs}]
          lea eax, [r11 + 1]
          cmp rax, [r9]
-         jne 90f"
+         je 58f
+         add r9, {to_second}
+         cmp rax, [r9]
+         jne 90f
+         58:"
     };
 }
 

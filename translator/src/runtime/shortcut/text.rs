@@ -539,6 +539,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         far = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, far),
         paragraphs = const offset_of!(Context, shortcuts) + offset_of!(Shortcuts, paragraphs),
         LAST_PARAGRAPH = const PARAGRAPHS - 1,
+        to_second = const size_of::<Paragraph>(),
         to_paragraph_table = const offset_of!(Paragraph, jump_table),
         to_jump_table = const offset_of!(Destination, jump_table),
         to_store_table = const offset_of!(Destination, store_table),
