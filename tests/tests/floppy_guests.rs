@@ -103,7 +103,8 @@ fn what_freedos_writes_is_there_after_a_reboot() {
     let script = r"
 wait A:\\>
 type echo kept on the disk > kept.txt\n
-idle 1
+type dir kept.txt\n
+wait bytes free
 reset
 wait-gone kept
 wait A:\\>

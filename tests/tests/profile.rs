@@ -5,6 +5,7 @@ use ringshift_tests::console::{self, Finished};
 use ringshift_tests::{bzimage, paths, programs};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -19,7 +20,13 @@ fn directory() -> PathBuf {
 
 /// A kernel that spends its time in a loop at [`HOT`], reads a port 1,000 times behind it and writes a
 /// word.
-fn kernel() -> PathBuf {
+fn kernel() -> &'static Path {
+    // Made once: tests that run at the same time share it.
+    static KERNEL: OnceLock<PathBuf> = OnceLock::new();
+    KERNEL.get_or_init(make_kernel)
+}
+
+fn make_kernel() -> PathBuf {
     let mut code = bzimage::jump_to(HOT);
     code.resize((HOT - bzimage::LOAD_ADDRESS) as usize, 0x90);
     code.extend([0xb9, 0x00, 0x94, 0x35, 0x77]); // mov ecx, 2,000,000,000
