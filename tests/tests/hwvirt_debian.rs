@@ -3,9 +3,13 @@
 //! the switches, they boot and pass their checks.
 //!
 //! By itself: the programs, on a KVM that shadows our tables. `RINGSHIFT_HWVIRT=all` runs everything,
-//! also with nested paging, where a guest has come to a stop in two runs: the 686-pae kernel
-//! in the programs' `processes`, the 686 kernel behind "Run /init"; why is not known yet. Switches at
-//! random pass with nested paging, and have not been seen to come to their end without it.
+//! also with nested paging, where a guest comes to a stop now and then. What was seen of one, 686-pae
+//! behind "Run /init": the kernel takes one timer interrupt after another, 50 ms or more for each on
+//! this machine, and never gets back to ring 3; no direct run begins. The time goes into the shadow
+//! MMU: each load of CR3 between the kernel's and the program's tables empties some hundred mappings of
+//! the kernel (`Mmu::empty_differing`), which fault in again one by one. Elsewhere the same kernel loses
+//! next to none that way. Switches at random pass with nested paging, and have not been seen to come to
+//! their end without it.
 
 use std::io::Write as _;
 use std::path::PathBuf;
