@@ -4,6 +4,7 @@
 mod common;
 
 use common::Machine;
+use common::random::Random;
 use iced_x86::code_asm::*;
 use translator::Exit;
 use translator::state::{CpuState, Segment, eflags, reg, seg};
@@ -13,26 +14,6 @@ const STACK: u16 = 0x3000;
 /// The vector that INT takes.
 const VECTOR: u8 = 0x61;
 const IVT: u32 = 0x400;
-
-/// xorshift64*: the cases are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn once_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.next() as usize % from.len()]
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Piece {

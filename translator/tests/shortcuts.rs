@@ -4,6 +4,7 @@
 mod common;
 
 use common::Machine;
+use common::random::Random;
 use common::worlds::{self, HANDLER, World};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -30,31 +31,6 @@ const KERNEL_CODE: u64 = 0x00CF_9B00_0000_FFFF;
 const KERNEL_DATA: u64 = 0x00CF_9300_0000_FFFF;
 const USER_CODE: u64 = 0x00CF_FB00_0000_FFFF;
 const USER_DATA: u64 = 0x00CF_F300_0000_FFFF;
-
-/// xorshift64*: the cases are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    /// True once in `n` times.
-    fn once_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
 
 /// The pieces of code, in order. All end in a HLT, at the end or in a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

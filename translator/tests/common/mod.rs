@@ -3,6 +3,7 @@
 
 pub(crate) mod encode;
 pub(crate) mod guarded;
+pub(crate) mod random;
 pub(crate) mod worlds;
 
 use iced_x86::IcedError;

@@ -4,6 +4,7 @@
 
 mod interrupt;
 mod ops;
+mod ports;
 mod segment;
 mod task;
 mod transfer;
