@@ -9,6 +9,7 @@ mod fpu;
 mod identity;
 pub(crate) mod inventory;
 pub(crate) mod layout;
+mod leave;
 mod length;
 mod loops;
 mod memory;
@@ -19,7 +20,8 @@ mod stack;
 mod string;
 pub(crate) mod system;
 
-pub(crate) use builder::{CodeSource, Stubs, Translation, build, table_jump};
+pub(crate) use builder::{CodeSource, Stubs, Translation, build};
+pub(crate) use leave::table_jump;
 
 use iced_x86::Instruction;
 
