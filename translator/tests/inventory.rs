@@ -68,6 +68,9 @@ fn unprivileged_integer_and_x87_instructions_are_inline() {
             "{:?} is a callout",
             entry.code
         );
+        if entry.kind == translator::CalloutKind::IndirectJump {
+            continue; // watched for a while, to learn a better form
+        }
         let plain = matches!(
             entry.code.mnemonic(),
             M::Add

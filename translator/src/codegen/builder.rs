@@ -6,7 +6,7 @@ use super::leave::Exit;
 use super::length::exceeds_limit;
 use super::loops::Loops;
 use super::mode::Mode;
-use super::{AccessHint, CalloutKind, InstructionMap, Site, SiteKind, layout};
+use super::{AccessHint, CalloutKind, InstructionMap, JumpForm, Site, SiteKind, layout};
 use crate::state::reg;
 use iced_x86::{Decoder, Instruction, Mnemonic, OpKind, Register};
 
@@ -43,6 +43,8 @@ pub(crate) trait CodeSource {
     fn hint(&self, page_offset: u32) -> AccessHint;
     /// True when the processor model has the instruction.
     fn supports(&self, insn: &Instruction) -> bool;
+    /// How to emit the indirect jump at offset `page_offset` of the unit's first page, if it may be learned.
+    fn jump_form(&self, page_offset: u32) -> JumpForm;
     /// True when the host's MXCSR has bits that are reserved in the processor model: Rust looks at what
     /// LDMXCSR and FXRSTOR load.
     fn checks_mxcsr(&self) -> bool;

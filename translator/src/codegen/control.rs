@@ -188,21 +188,16 @@ impl Builder<'_> {
         if checked && self.t.mode.is_slow() {
             return self.callout_end(CalloutKind::CodeLimit);
         }
+        if !call
+            && !checked
+            && let Some(after) = self.learned_jump(insn, size)
+        {
+            return after;
+        }
         // The push of a call needs no scratch register there, and the target goes where the jump wants it.
         let plain = !call || (self.t.mode.stack_in_window() && self.hint == AccessHint::None);
         let target = if plain { host::R8 } else { host::R11 };
-        if insn.op0_kind() == OpKind::Register {
-            let register = Self::guest_of(insn.op0_register());
-            if size == 2 {
-                self.asm.zero_extend16(target, register);
-            } else {
-                self.asm.mov32(target, register);
-            }
-        } else {
-            let address = Self::address_of(insn);
-            let source = self.operand(&address, size, Use::Read);
-            self.asm.load(size, target, source.mem);
-        }
+        self.load_jump_target(insn, size, target);
         if checked {
             self.check_code_limit(target);
         }

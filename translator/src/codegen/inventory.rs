@@ -51,6 +51,10 @@ fn entry(code: Code, insn: &Instruction) -> Option<(CalloutKind, Option<&'static
         | Code::Mov_tr_r32 => Some(CalloutKind::Privileged),
         _ => None,
     };
+    if code == Code::Jmp_rm32 {
+        let learning = "CPL 3, for as long as it is watched where it goes";
+        return Some((CalloutKind::IndirectJump, Some(learning)));
+    }
     if code == Code::Mov_r32_cr {
         return Some((CalloutKind::Privileged, Some("CPL above 0; CR4")));
     }

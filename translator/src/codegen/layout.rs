@@ -1,7 +1,7 @@
 //! Offsets of context fields, as operands of translated code.
 
 use super::asm::{Mem, Reg, host};
-use crate::runtime::context::Context;
+use crate::runtime::context::{Context, jump_slot};
 use crate::runtime::shortcut::Shortcuts;
 use crate::runtime::store_table::VALUES;
 use crate::state::{CpuState, Msrs, Segment};
@@ -65,6 +65,11 @@ pub(crate) fn shortcut_scratch() -> Mem {
 /// Room for the address that a far CALL pushes.
 pub(crate) fn shortcut_frame() -> Mem {
     Mem::context(offset_of!(Context, shortcuts) + offset_of!(Shortcuts, frame))
+}
+
+/// What is left of the executions of the indirect jump at `eip` before it is watched.
+pub(crate) fn jump_count(eip: u32) -> Mem {
+    Mem::context(offset_of!(Context, jump_counts) + 4 * jump_slot(eip))
 }
 
 pub(crate) fn limit_check() -> Mem {

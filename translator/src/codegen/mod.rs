@@ -3,6 +3,7 @@
 pub(crate) mod asm;
 mod bcd;
 mod builder;
+mod cases;
 mod control;
 pub(crate) mod features;
 mod fpu;
@@ -21,6 +22,7 @@ mod string;
 pub(crate) mod system;
 
 pub(crate) use builder::{CodeSource, Stubs, Translation, build};
+pub(crate) use cases::JumpForm;
 pub(crate) use leave::table_jump;
 
 use iced_x86::Instruction;
@@ -94,11 +96,13 @@ pub enum CalloutKind {
     Decimal,
     /// Works on the processor's privilege fields: ARPL, VERR, VERW, LAR, LSL.
     SelectorCheck,
+    /// An indirect jump while it is watched where it goes.
+    IndirectJump,
 }
 
 impl CalloutKind {
     /// All kinds, in the order of statistics.
-    pub const ALL: [CalloutKind; 14] = [
+    pub const ALL: [CalloutKind; 15] = [
         CalloutKind::Privileged,
         CalloutKind::Sensitive,
         CalloutKind::SegmentLoad,
@@ -113,6 +117,7 @@ impl CalloutKind {
         CalloutKind::EnterNested,
         CalloutKind::Decimal,
         CalloutKind::SelectorCheck,
+        CalloutKind::IndirectJump,
     ];
 
     /// A stable short name for statistics.
@@ -132,6 +137,7 @@ impl CalloutKind {
             CalloutKind::EnterNested => "enter-nested",
             CalloutKind::Decimal => "decimal",
             CalloutKind::SelectorCheck => "selector-check",
+            CalloutKind::IndirectJump => "indirect-jump",
         }
     }
 }

@@ -120,4 +120,14 @@ pub(crate) struct Context {
     pub(crate) direction: u32,
     /// What privileged instructions without Rust need.
     pub(crate) shortcuts: Shortcuts,
+    /// Executions of indirect jumps, counted down: see [`jump_slot`].
+    pub(crate) jump_counts: [u32; JUMP_SLOTS],
+}
+
+/// Counters of indirect jumps; jumps that share one are counted together, which does no harm.
+pub(crate) const JUMP_SLOTS: usize = 256;
+
+/// The counter of the indirect jump at `eip`.
+pub(crate) fn jump_slot(eip: u32) -> usize {
+    (eip ^ eip >> 8) as usize % JUMP_SLOTS
 }

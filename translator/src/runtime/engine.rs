@@ -1,9 +1,10 @@
 //! The engine: finds or makes the unit for CS:EIP, enters it, and handles what comes back.
 
 use super::cache::CodeCache;
-use super::context::{Context, Reason};
+use super::context::{Context, JUMP_SLOTS, Reason};
 use super::crossing::{self, Sides};
 use super::jump_table::{JumpTable, SpareTables};
+use super::jumps::HOT_JUMP;
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
 use super::mxcsr;
@@ -155,6 +156,7 @@ impl Engine {
             store_bases: [[0; VALUES]; SIZES],
             direction: 1,
             shortcuts: Shortcuts::default(),
+            jump_counts: [HOT_JUMP; JUMP_SLOTS],
         };
         let mut cache = CodeCache::new(cache_bytes, context)?;
         if !crossing::host_has_lahf() {

@@ -116,6 +116,9 @@ impl Engine {
             return Step::Resume(site);
         }
         self.set_eip(insn.ip32());
+        if kind == CalloutKind::IndirectJump {
+            return self.watched_jump(index, &insn, mmu, platform);
+        }
         let result = match kind {
             CalloutKind::Undefined => {
                 if self.strict
@@ -262,7 +265,7 @@ impl Engine {
     }
 
     /// A transfer or a fetch that the limit of CS forbids, or that must be compared with it.
-    fn limited_transfer(
+    pub(super) fn limited_transfer(
         &mut self,
         insn: &Instruction,
         mmu: &mut Mmu,
@@ -377,14 +380,19 @@ impl Engine {
                 }
                 self.cache.append(&code);
             }
-            // A link that is a call to the stub becomes a jump; a jump stays one.
-            if self.cache.read(at - 1, 1) == [0xE8] {
-                self.cache.patch(at - 1, &[0xE9]);
-            }
-            self.cache.patch_rel32(at, host);
-            self.stats.links += 1;
+            self.set_link(at, host);
         }
         Step::Boundary
+    }
+
+    /// Makes the link whose displacement is at `at` reach `host`.
+    pub(super) fn set_link(&mut self, at: u64, host: u64) {
+        // A link that is a call to the stub becomes a jump; a jump stays one.
+        if self.cache.read(at - 1, 1) == [0xE8] {
+            self.cache.patch(at - 1, &[0xE9]);
+        }
+        self.cache.patch_rel32(at, host);
+        self.stats.links += 1;
     }
 
     /// A unit that is no longer valid was entered, or the rest of one was reached.

@@ -52,6 +52,7 @@ impl Engine {
         for index in self.units.remove_range(gfn, offset, offset + len) {
             self.kill(index);
         }
+        self.units.forget_jumps(gfn, offset, offset + len);
         if self.units.page_is_empty(gfn)
             && let Some(page) = self.units.pages.get_mut(&gfn)
             && std::mem::take(&mut page.traced)

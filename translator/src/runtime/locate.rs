@@ -2,9 +2,10 @@
 
 use super::engine::{Engine, Step, UNUSABLE_BASE};
 use super::jump_table::JumpTable;
+use super::jumps::LearnedJump;
 use super::units::{Unit, UnitKey, Units};
 use crate::codegen::mode::{Mode, SegmentClass};
-use crate::codegen::{AccessHint, CodeSource, Translation, build, features};
+use crate::codegen::{AccessHint, CodeSource, JumpForm, Translation, build, features};
 use crate::state::seg;
 use crate::system::CpuModel;
 use crate::{Exit, Platform};
@@ -54,6 +55,12 @@ impl CodeSource for PageSource<'_> {
         } else {
             self.units.hint(self.page | page_offset)
         }
+    }
+
+    fn jump_form(&self, page_offset: u32) -> JumpForm {
+        let page = self.units.pages.get(&(self.page >> 12));
+        page.and_then(|page| page.jumps.get(&page_offset))
+            .map_or(JumpForm::Counted, LearnedJump::form)
     }
 
     fn supports(&self, insn: &Instruction) -> bool {
@@ -141,6 +148,7 @@ impl Engine {
         {
             self.cache.patch(from, &[0xE9]);
             self.cache.patch_rel32(from + 1, host);
+            self.relink_learned(index);
         }
         if self.logging {
             let cpu = self.state();

@@ -12,6 +12,7 @@ mod fpu_pointers;
 mod fpu_state;
 mod invalidate;
 mod jump_table;
+mod jumps;
 mod kick;
 mod listing;
 mod locate;

@@ -1,8 +1,9 @@
 //! The units in the cache, and how they are found: by key, by host address, by guest page.
 
+use super::jumps::LearnedJump;
 use super::store_table::{CodeMap, mark, next_code};
 use crate::codegen::mode::Mode;
-use crate::codegen::{AccessHint, InstructionMap, Site};
+use crate::codegen::{AccessHint, InstructionMap, Site, SiteKind};
 use crate::state::InterruptShadow;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use shadow_mmu::SpaceId;
@@ -85,6 +86,26 @@ impl Unit {
         self.key
             .gpa
             .wrapping_add(insn.ip32().wrapping_sub(self.key.eip))
+    }
+
+    /// Host addresses of the displacements of its links to the unit with key `key`.
+    pub(crate) fn links_to<'a>(&'a self, key: &'a UnitKey) -> impl Iterator<Item = u64> + 'a {
+        // Same page, same mode: the key of the target follows from that of the source.
+        let reached = UnitKey {
+            gpa: self
+                .key
+                .gpa
+                .wrapping_add(key.eip.wrapping_sub(self.key.eip)),
+            eip: key.eip,
+            ..self.key
+        };
+        let sites = if reached == *key { &*self.sites } else { &[] };
+        sites.iter().filter_map(|site| match site.kind {
+            SiteKind::Link { target, patch } if target == key.eip => {
+                Some(self.host + u64::from(patch))
+            }
+            _ => None,
+        })
     }
 
     /// The pages with code of the unit, and the offset at which each begins.
@@ -196,6 +217,8 @@ pub(crate) struct CodePage {
     pub(crate) trapped: FastMap<u32, u32>,
     /// Instructions that meet absent pages, by offset.
     pub(crate) faulting: FastMap<u32, Faulting>,
+    /// What is known of indirect jumps, by offset.
+    pub(crate) jumps: FastMap<u32, LearnedJump>,
     /// The page is traced.
     pub(crate) traced: bool,
     /// Bytes that live units were made from, and perhaps some of dead ones.
