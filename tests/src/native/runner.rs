@@ -9,6 +9,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::ClockId;
 use nix::unistd::{ForkResult, Pid, fork, ftruncate};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -41,8 +42,18 @@ fn host(what: &'static str) -> impl Fn(Errno) -> NativeError {
     move |source| NativeError::Host { what, source }
 }
 
-/// How long one case may take.
+/// How much processor time one case may take: other processes do not count.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long it may take in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The processor time of a child, zero if it is not there any more.
+fn processor_time(child: Pid) -> Duration {
+    let clock = ClockId::pid_cpu_clock_id(child);
+    let time = clock.and_then(ClockId::now);
+    time.map_or(Duration::ZERO, Duration::from)
+}
 
 /// Runs cases on the host processor.
 #[derive(Debug)]
@@ -187,6 +198,7 @@ impl NativeRunner {
     /// Waits until the phase is another one; kills a child that takes too long.
     fn wait_while(&mut self, old: u32) -> Result<(), NativeError> {
         let begin = Instant::now();
+        let before = self.child.map_or(Duration::ZERO, processor_time);
         // SAFETY: the block outlives the reference.
         let shared = unsafe { &(*self.control()).phase };
         while shared.load(Ordering::Acquire) == old {
@@ -219,7 +231,8 @@ impl NativeRunner {
                     return Err(NativeError::Died(format!("{status:?}")));
                 }
             }
-            if begin.elapsed() > TIMEOUT {
+            let used = processor_time(child).saturating_sub(before);
+            if used > TIMEOUT || begin.elapsed() > PATIENCE {
                 self.stop();
                 return Err(NativeError::Hung(TIMEOUT));
             }
