@@ -8,8 +8,11 @@ use crate::{MmuEvent, PagingRegs, Privilege, SpaceId, UserRegions};
 
 /// Populated regions below which a shared supervisor space tells nothing about the guest.
 const FEW_REGIONS: usize = 2;
-/// By how much mismatching CR3 loads have to outnumber the others until each root gets its own supervisor space.
-const MISMATCH_LIMIT: u32 = 8;
+/// What a mismatching CR3 load counts against one that agrees: where two roots take turns at one space, half of the loads
+/// agree, as there is next to nothing left to disagree with.
+const MISMATCH_WEIGHT: u32 = 2;
+/// The count at which each root gets its own supervisor space.
+const MISMATCH_LIMIT: u32 = 8 * MISMATCH_WEIGHT;
 /// Groups of roots that have a supervisor space each. Two, for page-table isolation: the roots that the kernel runs on, and
 /// those that user code runs on, which map next to nothing of the kernel.
 const GROUPS: u8 = 2;
@@ -24,6 +27,11 @@ struct Differences {
 }
 
 impl Differences {
+    /// Regions that need not be filled again.
+    fn agreeing(&self) -> usize {
+        self.populated - self.regions.len()
+    }
+
     /// Enough was filled to tell, and most of it is different.
     fn are_most(&self) -> bool {
         self.populated > FEW_REGIONS && self.regions.len() * 2 > self.populated
@@ -122,17 +130,25 @@ impl Mmu {
         let mut found = cached
             .then(|| self.compare_supervisor(slot, paging))
             .flatten();
-        if !own && found.as_ref().is_some_and(Differences::are_most) {
+        if !own && let Some(here) = &found {
             let group = (group + 1) % GROUPS;
-            let (slot, cached) = self.find_or_make(kind(group));
-            let other = cached
-                .then(|| self.compare_supervisor(slot, paging))
-                .flatten();
-            if !other.as_ref().is_some_and(Differences::are_most) {
-                self.active.supervisor = slot;
-                found = other;
-                if let Some(user) = self.spaces.get_mut(self.active.user) {
-                    user.group = group;
+            // A space that has more may agree in more: the root may have come to its group when that was all but empty, or
+            // full of roots of another kind.
+            let size = |slot| self.spaces.get(slot).map_or(0, |s| s.regions.len());
+            let other_size = self.spaces.find(kind(group)).map_or(0, size);
+            if here.are_most() || other_size > here.populated + FEW_REGIONS {
+                let (slot, cached) = self.find_or_make(kind(group));
+                let other = cached
+                    .then(|| self.compare_supervisor(slot, paging))
+                    .flatten();
+                let agreeing = other.as_ref().map_or(other_size, Differences::agreeing);
+                let is_other_kind = other.as_ref().is_some_and(Differences::are_most);
+                if !is_other_kind && (here.are_most() || agreeing > here.agreeing()) {
+                    self.active.supervisor = slot;
+                    found = other;
+                    if let Some(user) = self.spaces.get_mut(self.active.user) {
+                        user.group = group;
+                    }
                 }
             }
         }
@@ -374,7 +390,7 @@ impl Mmu {
     fn empty_differing(&mut self, found: Differences, paging: &Paging) {
         let slot = self.active.supervisor;
         if found.are_most() {
-            self.mismatches += 1;
+            self.mismatches += MISMATCH_WEIGHT;
         } else if found.populated > FEW_REGIONS {
             self.mismatches = self.mismatches.saturating_sub(1);
         }

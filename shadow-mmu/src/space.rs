@@ -133,6 +133,12 @@ impl Regions {
         table
     }
 
+    /// The number of populated regions.
+    pub(crate) fn len(&self) -> usize {
+        let ones = |word: &u64| word.count_ones() as usize;
+        self.populated.iter().map(ones).sum()
+    }
+
     /// The populated regions, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         (0u32..).zip(self.populated).flat_map(move |(word, set)| {

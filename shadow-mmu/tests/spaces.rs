@@ -179,6 +179,65 @@ fn isolated_page_tables_keep_both_supervisor_spaces() {
     m.audit().unwrap();
 }
 
+/// As above, but the spaces were first filled by roots of the wrong kind: the kernel's root of process 0 is with what a root
+/// for user code left behind, and then both roots of process 1 come to the same space. They must not empty it for each other
+/// at every turn.
+#[test]
+fn roots_that_came_to_the_wrong_space_leave_it() {
+    const REGIONS: u32 = 12;
+    const SHARED: u32 = 3;
+    const REGION: u32 = 0x40_0000;
+    let mut m = mmu(16);
+    let kernel = |process: u32| 0x10_0000 + process * 0x2000;
+    let isolated = |process: u32| kernel(process) + 0x1000;
+    let entry = |k: u32| 0x200 * 4 + k * 4;
+    for k in 0..REGIONS {
+        let table = 0x20_0000 + k * 0x1000;
+        put32(&mut m, table, (0x40_0000 + k * 0x1000) | P | W);
+        for process in 0..3 {
+            put32(&mut m, kernel(process) + entry(k), table | P | W);
+            if process > 0 && k < SHARED {
+                put32(&mut m, isolated(process) + entry(k), table | P | W);
+            }
+        }
+        // What the first root maps is its own.
+        let own = 0x30_0000 + k * 0x1000;
+        put32(&mut m, own, (0x50_0000 + k * 0x1000) | P | W);
+        put32(&mut m, isolated(0) + entry(k), own | P | W);
+    }
+    let use_all = |m: &mut Mmu, root: u32, regions: u32| {
+        m.load_cr3(root);
+        for k in 0..regions {
+            access(m, 0x8000_0000 + k * REGION, WRITE, k);
+        }
+    };
+    m.set_paging(paging(isolated(0)));
+    use_all(&mut m, isolated(0), REGIONS);
+    use_all(&mut m, kernel(0), REGIONS);
+    m.load_cr3(isolated(0));
+    for k in 0..REGIONS {
+        put32(&mut m, isolated(0) + entry(k), 0);
+    }
+    let turn = |m: &mut Mmu, process| {
+        use_all(m, kernel(process), REGIONS);
+        use_all(m, isolated(process), SHARED);
+        assert_eq!(access(m, 0x8000_0000 + SHARED * REGION, READ, 0), None);
+    };
+    for round in 0..3 {
+        turn(&mut m, 1 + round % 2);
+    }
+    let before = m.stats().clone();
+    for round in 0..30 {
+        turn(&mut m, 1 + round % 2);
+    }
+    assert_eq!(
+        m.stats().supervisor_regions_dropped,
+        before.supervisor_regions_dropped
+    );
+    assert_eq!(m.stats().mmaps, before.mmaps);
+    m.audit().unwrap();
+}
+
 #[test]
 fn a_table_that_becomes_data_is_let_go() {
     let mut m = guest();
