@@ -113,7 +113,6 @@ fn a_loop_of_two_units_can_be_interrupted() {
         assert_eq!(machine.vcpu.state().eip, ORIGIN);
         assert_eq!(machine.gpr(reg::EAX), machine.gpr(reg::EBX));
     }
-    assert!(machine.vcpu.stats().links > 0);
     let cpu = machine.vcpu.state_mut();
     cpu.gpr[reg::EAX] = 0;
     cpu.gpr[reg::EBX] = 0;
@@ -121,6 +120,8 @@ fn a_loop_of_two_units_can_be_interrupted() {
     cpu.eip = ORIGIN;
     assert_eq!(machine.run(), Exit::Halted);
     assert_eq!((machine.gpr(reg::EAX), machine.gpr(reg::EBX)), (1000, 1000));
+    // Not before: on a busy host the kick may come before the first jump.
+    assert!(machine.vcpu.stats().links > 0);
 }
 
 /// A search that ends in front of its beginning: the jump that is not taken costs no look for a kick.
