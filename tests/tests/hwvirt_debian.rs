@@ -6,8 +6,11 @@
 //! paging, where a guest came to a stop in three runs. One of them, 686-pae behind "Run /init", was looked into: roots of two
 //! kinds had come to one supervisor space and emptied it for each other at every load of CR3, so that a timer interrupt took
 //! longer than the next one was away and ring 3 never ran. That is put right (`roots_that_came_to_the_wrong_space_leave_it`);
-//! whether the others had the same cause is not known, and the plain 686 kernel has no such roots. Switches at random pass with
-//! nested paging, and have not been seen to come to their end without it.
+//! three runs of 686-pae have passed since. The plain 686 kernel has no such roots; of three runs one stopped in its checks, behind
+//! "ok files". QEMU's gdb stub found the kernel below at the entry of #DB again and again, from translated code of the guest's
+//! kernel, with AC and IOPL 3 in the flags, which nothing in a process can set: as if flags of the direct guest, TF among them,
+//! had stayed with the process, and each host instruction trapped. That is a guess; the cause is not known.
+//! Switches at random pass with nested paging, and have not been seen to come to their end without it.
 
 use std::io::Write as _;
 use std::path::PathBuf;
