@@ -3,14 +3,12 @@
 
 mod common;
 
-use common::{Machine, ORIGIN};
+use common::{HANDLERS, Machine, ORIGIN};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use translator::Exit;
 use translator::state::{Segment, eflags, reg, seg};
 
-/// Selector of the handlers: vector N is at offset 16 * N and halts.
-const HANDLERS: u16 = 0x3000;
 /// Where the tests' data segments are.
 const DATA: u64 = 0x2_0000;
 
@@ -20,15 +18,7 @@ const GP: u32 = 13;
 
 fn machine(program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Machine {
     let mut machine = Machine::new(16, program);
-    for vector in 0..32u64 {
-        let entry = u32::from(HANDLERS) << 16 | (vector as u32) << 4;
-        machine
-            .mmu
-            .write_phys(vector * 4, &entry.to_le_bytes())
-            .unwrap();
-        let handler = u64::from(HANDLERS) * 16 + vector * 16;
-        machine.mmu.write_phys(handler, &[0xF4]).unwrap();
-    }
+    machine.place_handlers();
     machine
 }
 

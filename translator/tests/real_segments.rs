@@ -3,27 +3,13 @@
 
 mod common;
 
-use common::{Machine, ORIGIN, Ports};
+use common::{HANDLERS, Machine, ORIGIN, Ports};
 use iced_x86::code_asm::*;
 use translator::state::{Rights, Segment, eflags, reg, seg};
 use translator::{Exit, Platform, RunLimits};
 
 /// Where the data segments of the tests are.
 const DATA: u64 = 0x2_0000;
-/// Selector of the handlers: vector N is at offset 16 * N and halts.
-const HANDLERS: u16 = 0x3000;
-
-fn with_handlers(machine: &mut Machine) {
-    for vector in 0..32u64 {
-        let entry = u32::from(HANDLERS) << 16 | (vector as u32) << 4;
-        machine
-            .mmu
-            .write_phys(vector * 4, &entry.to_le_bytes())
-            .unwrap();
-        let handler = u64::from(HANDLERS) * 16 + vector * 16;
-        machine.mmu.write_phys(handler, &[0xF4]).unwrap();
-    }
-}
 
 fn unreal(selector: u16) -> Segment {
     Segment {
@@ -97,7 +83,7 @@ fn protected_mode_leaves_a_limit_behind_and_takes_it_away_again() {
         }
         a.hlt()
     });
-    with_handlers(&mut machine);
+    machine.place_handlers();
     let table: [u64; 3] = [0, 0x00CF_9300_0000_FFFF, 0x0000_9300_0000_FFFF];
     let bytes: Vec<u8> = table.iter().flat_map(|d| d.to_le_bytes()).collect();
     machine.mmu.write_phys(DATA + 0x600, &bytes).unwrap();
@@ -148,7 +134,7 @@ fn limits_of_another_size_are_kept_and_checked() {
         a.inc(ebx)?;
         a.inc(byte_ptr(ebx).fs())
     });
-    with_handlers(&mut machine);
+    machine.place_handlers();
     let cpu = machine.vcpu.state_mut();
     cpu.seg[seg::FS].limit = 0x1_FFFF;
     cpu.gpr[reg::EBX] = 0x1_FFFF;

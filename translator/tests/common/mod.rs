@@ -116,7 +116,22 @@ pub(crate) struct Machine {
 /// Guest-physical address of the program.
 pub(crate) const ORIGIN: u32 = 0x1_0000;
 
+/// Selector of the handlers of real mode: that of vector N is at offset 16 * N and halts.
+pub(crate) const HANDLERS: u16 = 0x3000;
+
 impl Machine {
+    /// Real mode: gives each exception its handler in [`HANDLERS`].
+    pub(crate) fn place_handlers(&mut self) {
+        for vector in 0..32u64 {
+            let entry = u32::from(HANDLERS) << 16 | (vector as u32) << 4;
+            self.mmu
+                .write_phys(vector * 4, &entry.to_le_bytes())
+                .unwrap();
+            let handler = u64::from(HANDLERS) * 16 + vector * 16;
+            self.mmu.write_phys(handler, &[0xF4]).unwrap();
+        }
+    }
+
     /// Assembles `program` for `bits` (16: real mode, 32: flat protected mode at CPL 0).
     pub(crate) fn new(
         bits: u32,

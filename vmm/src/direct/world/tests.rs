@@ -45,7 +45,7 @@ fn the_state_survives_an_emulation_failure() {
     assert_eq!(context, wanted);
     // And the vCPU is good for more.
     for _ in 0..2 {
-        lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+        lab.program(INC);
         let mut context = Lab::start();
         let leave = lab.run(&mut context).unwrap();
         assert!(matches!(leave, Leave::Exception { vector: 6, .. }));
@@ -102,15 +102,26 @@ fn more_edits_than_the_queue_holds() {
     assert!(lab.world.edit(far + 4, 0).is_err());
 }
 
-#[test]
-fn a_fault_in_the_monitor_is_survived() {
+/// `inc ebx; ud2`
+const INC: &[u8] = &[0x43, 0x0F, 0x0B];
+
+/// A lab that has run [`INC`] and can run it again; `None` without KVM.
+fn warm_lab() -> Option<Lab> {
     let Ok(mut lab) = Lab::new() else {
         eprintln!("SKIPPED: no KVM");
-        return;
+        return None;
     };
     lab.map().unwrap();
-    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
+    lab.program(INC);
     lab.run(&mut Lab::start()).unwrap();
+    Some(lab)
+}
+
+#[test]
+fn a_fault_in_the_monitor_is_survived() {
+    let Some(mut lab) = warm_lab() else {
+        return;
+    };
     // A store of the monitor to where it has no memory, with a good one before it.
     let outside = MONITOR_GPA + MONITOR_BYTES + POOL_BYTES;
     let good = TABLE_POOL_BASE + 0x10_0000;
@@ -140,20 +151,11 @@ fn a_fault_in_the_monitor_is_survived() {
     }
 }
 
-/// `inc ebx; ud2`
-const INC: &[u8] = &[0x43, 0x0F, 0x0B];
-
 /// Runs a program with the monitor spinning at an offset of its code, until the world has enough of
 /// it; `None` without KVM.
 fn spin_at(offset: u64, program: &[u8]) -> Option<(Lab, Context, WorldError)> {
     use crate::engine::Kick as _;
-    let Ok(mut lab) = Lab::new() else {
-        eprintln!("SKIPPED: no KVM");
-        return None;
-    };
-    lab.map().unwrap();
-    lab.program(INC);
-    lab.run(&mut Lab::start()).unwrap();
+    let mut lab = warm_lab()?;
     lab.program(program);
     let at = super::super::layout::CODE + offset;
     let before: u16 = lab.world.monitor.read(at);
@@ -223,13 +225,9 @@ fn a_kick_that_does_not_get_through_is_noticed() {
 #[test]
 fn a_triple_fault_has_lost_the_registers() {
     use super::super::layout::IDT;
-    let Ok(mut lab) = Lab::new() else {
-        eprintln!("SKIPPED: no KVM");
+    let Some(mut lab) = warm_lab() else {
         return;
     };
-    lab.map().unwrap();
-    lab.program(&[0x43, 0x0F, 0x0B]); // inc ebx; ud2
-    lab.run(&mut Lab::start()).unwrap();
     for vector in 0..32 {
         lab.world.monitor.write(IDT + vector * 16, 0_u64);
     }
