@@ -49,6 +49,27 @@ impl Mmu {
             .map_or(AccessPlan::Slow, AccessPlan::Direct))
     }
 
+    /// A write at `linear`, which [`Mmu::plan`] has found to be direct, leads to a page that was a page table until lately: no window
+    /// maps that writable for now, and nothing depends on what is written. As long as [`Mmu::direct_epoch`] stays the same, a
+    /// caller can go on using the address for writes to this linear page with the same privilege.
+    pub fn leads_to_former_table(&mut self, linear: u32, privilege: Privilege) -> bool {
+        // What is not in the TLB may change without a change of the epoch, and accesses to watched pages have to be seen.
+        let cached = self.cached(linear, Access::write(privilege));
+        !self.watched.contains(linear >> PAGE_SHIFT)
+            && cached.is_some_and(|(resolved, page)| {
+                resolved.target == PhysTarget::Ram
+                    && !resolved.traced
+                    && self.traces.is_former(page)
+            })
+    }
+
+    /// Changes whenever something does that [`Mmu::leads_to_former_table`] has looked at: mappings, rights, dirty bits, paging,
+    /// traces and watched pages.
+    #[inline]
+    pub fn direct_epoch(&self) -> u64 {
+        self.tlb.epoch()
+    }
+
     /// A write of translated code at `linear` does not fault for the sake of its page: that is RAM which is mapped
     /// writable once it is mapped. False where the write is a page fault.
     pub fn is_plain_write(&mut self, linear: u32, privilege: Privilege) -> bool {

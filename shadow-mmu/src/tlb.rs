@@ -43,6 +43,8 @@ pub(crate) struct Tlb {
     supervisor_tag: u32,
     /// Supervisor accesses may use entries of user pages (CR0.WP = 1).
     split: bool,
+    /// Counts what may have made a translation wrong: see [`Mmu::direct_epoch`](crate::Mmu::direct_epoch).
+    epoch: u64,
 }
 
 /// What to enter in the TLB.
@@ -63,11 +65,22 @@ impl Tlb {
             user_tag: NO_TAG,
             supervisor_tag: NO_TAG,
             split: false,
+            epoch: 0,
         }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What was said of some page does not hold any more, though its translation may.
+    pub(crate) fn next_epoch(&mut self) {
+        self.epoch += 1;
     }
 
     /// Makes the entries with these tags the ones looked at.
     pub(crate) fn activate(&mut self, user_tag: u32, supervisor_tag: u32, split: bool) {
+        self.next_epoch();
         (self.user_tag, self.supervisor_tag, self.split) = (user_tag, supervisor_tag, split);
     }
 
@@ -115,6 +128,7 @@ impl Tlb {
 
     /// Forgets a page of the space with this tag.
     pub(crate) fn remove(&mut self, linear_page: u32, tag: u32) {
+        self.next_epoch();
         let index = linear_page as usize % ENTRIES;
         for entry in [&mut self.user[index], &mut self.supervisor[index]] {
             if entry.linear_page == linear_page && entry.tag == tag {
@@ -140,6 +154,7 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
+        self.next_epoch();
         self.user.fill(EMPTY);
         self.supervisor.fill(EMPTY);
     }

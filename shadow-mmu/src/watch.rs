@@ -34,6 +34,7 @@ impl Mmu {
             *place = Some(page);
         }
         self.watched = watched;
+        self.tlb.next_epoch();
         let slots: Vec<u8> = self.spaces.iter().map(|(slot, _)| slot).collect();
         for page in watched.0.into_iter().flatten() {
             for &slot in &slots {

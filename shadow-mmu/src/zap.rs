@@ -324,6 +324,7 @@ impl Mmu {
     /// Puts a page under a trace: no leaf maps it writable from now on.
     pub(crate) fn set_trace(&mut self, page: HostPage, why: Trace) {
         let fresh = self.traces.set(page, why);
+        self.tlb.next_epoch();
         if why == Trace::TABLE {
             self.end_aliases(page);
         }

@@ -458,3 +458,64 @@ fn a_former_page_table_is_written_freely_after_the_second_fault() {
     assert_eq!(get32(&m, table), 77);
     m.audit().unwrap();
 }
+
+/// What it is called, and how it is done.
+type Change<'a> = (&'a str, &'a dyn Fn(&mut Mmu));
+
+#[test]
+fn what_is_known_of_a_former_page_table_is_good_until_something_changes() {
+    let mut m = guest();
+    let (root, table, alias) = (0x11_0000, 0x11_1000, KERNEL + 0x5000);
+    let other = KERNEL + 0x6000;
+    let former = |m: &mut Mmu| {
+        m.plan(alias, 4, WRITE).unwrap();
+        m.leads_to_former_table(alias, Privilege::Supervisor)
+    };
+    map4k(&mut m, root, table, USER, 0x50_0000 | P | W | U);
+    map4k(&mut m, ROOT, KERNEL_TABLE, alias, table | P | W);
+    map4k(&mut m, ROOT, KERNEL_TABLE, other, 0x51_0000 | P | W);
+    assert!(!former(&mut m), "an ordinary page");
+    m.load_cr3(root);
+    access(&mut m, USER, USER_WRITE, 3);
+    m.load_cr3(ROOT);
+    assert!(!former(&mut m), "a table in use");
+    for i in 0..3 {
+        put32(&mut m, root + 0x800 + i * 4, 0x1234_5000);
+    }
+    assert!(former(&mut m));
+    assert!(!m.leads_to_former_table(alias, Privilege::User));
+    // Ordinary accesses and writes change nothing.
+    access(&mut m, other, WRITE, 1);
+    let epoch = m.direct_epoch();
+    put32(&mut m, table, 5);
+    access(&mut m, other, WRITE, 2);
+    assert!(former(&mut m));
+    assert_eq!(m.direct_epoch(), epoch);
+    let changes: [Change; 6] = [
+        ("a breakpoint", &|m| m.watch_pages([alias >> 12])),
+        ("no breakpoint", &|m| m.watch_pages([])),
+        ("another page", &|m| {
+            map4k(m, ROOT, KERNEL_TABLE, alias, 0x52_0000 | P | W)
+        }),
+        ("the page again", &|m| {
+            map4k(m, ROOT, KERNEL_TABLE, alias, table | P | W)
+        }),
+        ("code", &|m| m.trace_code(table >> 12)),
+        ("a table again", &|m| {
+            m.untrace_code(table >> 12);
+            put32(m, table, 0);
+            map4k(m, root, table, USER, 0x50_0000 | P | W | U);
+            m.load_cr3(root);
+            access(m, USER, USER_READ, 0);
+            m.load_cr3(ROOT);
+        }),
+    ];
+    for (what, change) in changes {
+        let epoch = m.direct_epoch();
+        change(&mut m);
+        assert_ne!(m.direct_epoch(), epoch, "{what}");
+        let expected = matches!(what, "no breakpoint" | "the page again");
+        assert_eq!(former(&mut m), expected, "{what}");
+        m.audit().unwrap();
+    }
+}

@@ -1,5 +1,5 @@
-//! Instructions that cause page faults of the guest again and again: Rust walks the tables for them, and no host fault is
-//! needed.
+//! Page tables that change: what the page faults, the writes to tables and the new mappings of code cost. Instructions that cause
+//! page faults again and again have Rust walk the tables for them, and need no host fault.
 
 mod common;
 
@@ -206,4 +206,134 @@ fn a_unit_that_is_given_up_in_its_first_bytes_can_still_be_entered() {
     assert_eq!(machine.dword(u64::from(FRAME)), 112);
     let stats = machine.vcpu.stats();
     assert!(stats.hints > 0 && stats.hidden_faults < 40);
+}
+
+/// A table is filled, used, changed while it is used, and given up, again and again, all by one instruction. While nothing
+/// depends on the table the writes take neither Rust nor a mapping; whatever is written while something does counts at once.
+#[test]
+fn a_table_that_comes_and_goes_is_filled_without_rust_and_followed_while_in_use() {
+    const ROOT: u32 = 0x7000;
+    const OTHER_TABLE: u32 = 0x8000;
+    const OTHER_FRAME: u32 = 0x13_1000;
+    const LINEAR: u32 = 0x40_0000;
+    const ROUNDS: u32 = 20;
+    let mut machine = machine(|a| {
+        let mut store = a.create_label();
+        let mut round = a.create_label();
+        let mut fill = a.create_label();
+        let mut other_use = a.create_label();
+        let mut start = a.create_label();
+        a.jmp(start)?;
+        a.set_label(&mut store)?;
+        a.mov(dword_ptr(edi), eax)?;
+        a.ret()?;
+        a.set_label(&mut start)?;
+        a.xor(ebx, ebx)?;
+        a.mov(esi, ROUNDS)?;
+        a.set_label(&mut round)?;
+        a.mov(edi, OTHER_TABLE)?;
+        a.mov(eax, FRAME | 3)?;
+        a.mov(ecx, 64)?;
+        a.set_label(&mut fill)?;
+        a.call(store)?;
+        a.add(edi, 4)?;
+        a.dec(ecx)?;
+        a.jnz(fill)?;
+        a.mov(edx, ROOT)?;
+        a.mov(cr3, edx)?;
+        a.add(ebx, dword_ptr(LINEAR))?;
+        a.mov(edi, OTHER_TABLE)?;
+        a.mov(eax, OTHER_FRAME | 3)?;
+        a.call(store)?;
+        a.add(ebx, dword_ptr(LINEAR))?;
+        a.mov(edx, DIRECTORY)?;
+        a.mov(cr3, edx)?;
+        a.mov(ecx, 8)?;
+        a.set_label(&mut other_use)?;
+        a.mov(dword_ptr(ecx * 4 + ROOT + 0x100), ecx)?;
+        a.mov(dword_ptr(ecx * 4 + ROOT + 0x100), 0)?;
+        a.dec(ecx)?;
+        a.jnz(other_use)?;
+        a.dec(esi)?;
+        a.jnz(round)?;
+        a.hlt()
+    });
+    let mut put = |at: u32, value: u32| {
+        let at = u64::from(at);
+        machine.mmu.write_phys(at, &value.to_le_bytes()).unwrap();
+    };
+    put(ROOT, TABLE | 3);
+    put(ROOT + 4, OTHER_TABLE | 3);
+    put(FRAME, 1);
+    put(OTHER_FRAME, 1000);
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.vcpu.state().gpr[reg::EBX], ROUNDS * 1001);
+    let stats = machine.vcpu.stats();
+    assert!(
+        stats.looked_up_accesses > u64::from(ROUNDS * 64 / 2),
+        "{stats:?}"
+    );
+    machine.mmu.audit().unwrap();
+}
+
+/// The instruction and the page are known, and then a breakpoint is set on a part of the page.
+#[test]
+fn a_former_table_is_watched_like_any_page() {
+    const ROOT: u32 = 0x7000;
+    const OTHER_TABLE: u32 = 0x8000;
+    const DEBUG_HANDLER: u32 = 0xB000;
+    const LINEAR: u32 = 0x40_0000;
+    let mut machine = machine(|a| {
+        let mut again = a.create_label();
+        let mut fill = a.create_label();
+        let mut next = a.create_label();
+        let mut start = a.create_label();
+        a.jmp(start)?;
+        a.set_label(&mut fill)?;
+        a.mov(ecx, 64)?;
+        a.set_label(&mut next)?;
+        a.mov(dword_ptr(ecx * 4 + OTHER_TABLE), ebp)?;
+        a.dec(ecx)?;
+        a.jnz(next)?;
+        a.ret()?;
+        a.set_label(&mut start)?;
+        a.xor(ebp, ebp)?;
+        // A table in use: the instruction learns.
+        a.mov(edx, ROOT)?;
+        a.mov(cr3, edx)?;
+        a.add(ebx, dword_ptr(LINEAR))?;
+        a.call(fill)?;
+        a.mov(edx, DIRECTORY)?;
+        a.mov(cr3, edx)?;
+        for i in 0..8 {
+            a.mov(dword_ptr(ROOT + 0x100 + i * 4), 1)?;
+        }
+        a.mov(esi, 4)?;
+        a.set_label(&mut again)?;
+        a.call(fill)?;
+        a.mov(eax, OTHER_TABLE + 0x80)?;
+        a.mov(dr0, eax)?;
+        a.mov(eax, 0xD_0402)?;
+        a.mov(dr7, eax)?;
+        a.dec(esi)?;
+        a.jnz(again)?;
+        a.hlt()
+    });
+    let mut put = |at: u32, value: u64| {
+        let at = u64::from(at);
+        machine.mmu.write_phys(at, &value.to_le_bytes()).unwrap();
+    };
+    put(ROOT, u64::from(TABLE) | 3);
+    put(ROOT + 4, u64::from(OTHER_TABLE) | 3);
+    put(OTHER_TABLE, u64::from(FRAME) | 3);
+    put(IDT + 8, u64::from(DEBUG_HANDLER) | 8 << 16 | 0x8E << 40);
+    let mut a = CodeAssembler::new(32).unwrap();
+    a.inc(dword_ptr(COUNT)).unwrap();
+    a.iretd().unwrap();
+    let code = a.assemble(u64::from(DEBUG_HANDLER)).unwrap();
+    let at = u64::from(DEBUG_HANDLER);
+    machine.mmu.write_phys(at, &code).unwrap();
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.dword(u64::from(COUNT)), 3);
+    assert!(machine.vcpu.stats().looked_up_accesses > 30);
 }

@@ -18,6 +18,8 @@ pub(crate) struct Stubs {
     pub(crate) dead: u64,
     pub(crate) fault: u64,
     pub(crate) prepare: u64,
+    /// As `prepare`, through the lookaside: see `runtime::lookaside`.
+    pub(crate) look_up: u64,
     pub(crate) commit: u64,
     /// A bare `ret`.
     pub(crate) nothing: u64,

@@ -14,7 +14,7 @@ use super::asm::{Mem, Reg, host};
 use super::builder::Builder;
 use super::mode::SegmentClass;
 use super::{Access, AccessHint, SiteKind, layout};
-use crate::runtime::store_table;
+use crate::runtime::{lookaside, store_table};
 use crate::state::{reg, seg};
 use iced_x86::{Instruction, Register};
 
@@ -120,6 +120,14 @@ impl Builder<'_> {
     pub(super) fn operand(&mut self, address: &Address, size: u32, usage: Use) -> Operand {
         if self.hint == AccessHint::Callout || self.writes_code(address.segment, usage) {
             self.emit_offset(host::R8, address);
+            if self.looks_up(address.segment, size, usage) {
+                let last = Mem::base(host::R8, size as i32 - 1);
+                self.asm.lea32(host::R10, last);
+                let owner = lookaside::owner(self.t.mode.cpl());
+                self.asm.mov_imm32(host::R9, owner);
+                let stub = self.t.stubs.look_up;
+                return self.prepare_by(stub, address.segment, size, usage, false);
+            }
             return self.prepare(address.segment, size, usage, false);
         }
         if self.hint == AccessHint::CheckedStore
@@ -172,6 +180,17 @@ impl Builder<'_> {
         segment == seg::CS && usage.writes() && self.t.mode.protected()
     }
 
+    /// The page may be one that the lookaside knows.
+    fn looks_up(&self, segment: usize, size: u32, usage: Use) -> bool {
+        self.t.stubs.load_segment != 0
+            && usage.writes()
+            && size <= lookaside::LARGEST
+            && self.t.mode.class(segment) == SegmentClass::Flat
+            && !self.t.mode.is_slow()
+            && !self.t.mode.is_single()
+            && !self.writes_code(segment, usage)
+    }
+
     /// Asks Rust for the host address of the offset in R8.
     pub(super) fn prepare(
         &mut self,
@@ -181,6 +200,17 @@ impl Builder<'_> {
         bit_offset: bool,
     ) -> Operand {
         let stub = self.t.stubs.prepare;
+        self.prepare_by(stub, segment, size, usage, bit_offset)
+    }
+
+    fn prepare_by(
+        &mut self,
+        stub: u64,
+        segment: usize,
+        size: u32,
+        usage: Use,
+        bit_offset: bool,
+    ) -> Operand {
         self.asm.call(stub);
         let access = Access {
             segment,

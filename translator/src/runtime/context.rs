@@ -1,5 +1,6 @@
 //! The context: what translated code reaches through R15.
 
+use super::lookaside::Lookaside;
 use super::shortcut::Shortcuts;
 use super::store_table::StoreBases;
 use crate::state::CpuState;
@@ -122,6 +123,8 @@ pub(crate) struct Context {
     pub(crate) shortcuts: Shortcuts,
     /// Executions of indirect jumps, counted down: see [`jump_slot`].
     pub(crate) jump_counts: [u32; JUMP_SLOTS],
+    /// Pages that are written without their window.
+    pub(crate) lookaside: Lookaside,
 }
 
 /// Counters of indirect jumps; jumps that share one are counted together, which does no harm.

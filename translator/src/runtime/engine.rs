@@ -7,6 +7,7 @@ use super::jump_table::{JumpTable, SpareTables};
 use super::jumps::HOT_JUMP;
 use super::kick::{KickTarget, Kicker, Pointers};
 use super::locate::CodeSpace;
+use super::lookaside::{Lookaside, Validity};
 use super::mxcsr;
 use super::prepare::Bounce;
 use super::profile::Profiler;
@@ -71,6 +72,7 @@ pub(crate) struct Engine {
     /// Segments or mode may have changed since.
     pub(super) changed: bool,
     pub(super) bounce: Bounce,
+    pub(super) lookaside: Validity,
     /// The string instruction carried out last met nothing but plain memory.
     pub(super) string_direct: bool,
     /// The single-instruction unit that was entered last.
@@ -157,8 +159,10 @@ impl Engine {
             direction: 1,
             shortcuts: Shortcuts::default(),
             jump_counts: [HOT_JUMP; JUMP_SLOTS],
+            lookaside: Lookaside::default(),
         };
         let mut cache = CodeCache::new(cache_bytes, context)?;
+        cache.context_mut().lookaside.nothing = cache.stubs.nothing;
         if !crossing::host_has_lahf() {
             cache.stubs.load_segment = 0; // units do without shortcuts
         }
@@ -192,6 +196,7 @@ impl Engine {
             code_space: None,
             changed: true,
             bounce: Bounce::default(),
+            lookaside: Validity::default(),
             string_direct: false,
             stepping: None,
             volatile: None,
@@ -274,6 +279,7 @@ impl Engine {
             self.run_units(mmu, platform, limits, single)
         });
         self.stats.instructions = self.count.then_some(self.cache.context().instructions);
+        self.stats.looked_up_accesses = self.cache.context().lookaside.hits;
         exit
     }
 
@@ -411,6 +417,7 @@ impl Engine {
 
     fn enter(&mut self, target: u64, mmu: &mut Mmu, platform: &mut dyn Platform) {
         self.check_regions(mmu);
+        self.check_lookaside(mmu);
         let pending = platform.interrupt_pending();
         self.arrange_shortcuts(mmu, pending);
         let (quiet, faulting) = (self.cache.quiet_poll(), self.cache.faulting_poll());

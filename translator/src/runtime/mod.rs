@@ -16,6 +16,7 @@ mod jumps;
 mod kick;
 mod listing;
 mod locate;
+pub(crate) mod lookaside;
 mod mixed;
 mod mxcsr;
 mod prepare;

@@ -224,7 +224,6 @@ impl Engine {
         platform: &mut dyn Platform,
     ) -> Result<Option<(u64, bool)>, Exception> {
         let alone = self.mode.is_single();
-        let expected = !alone && self.expects_faults(unit, insn);
         let scratch = &mut self.cache.context_mut().scratch;
         let mut offset = scratch[0] as u32;
         if access.bit_offset {
@@ -267,11 +266,14 @@ impl Engine {
         if !copy && let AccessPlan::Direct(address) = mmu.plan(linear, size as usize, kind)? {
             let plain = if alone {
                 false // nobody asks
-            } else if expected {
+            } else if self.expects_faults(unit, insn) {
                 mmu.is_within_reach(linear, kind)
             } else {
                 !access.write || mmu.is_plain_write(linear, privilege)
             };
+            if access.write && !alone && !plain && mmu.leads_to_former_table(linear, privilege) {
+                self.enter_lookaside(mmu, linear, address as u64);
+            }
             return Ok(Some((address as u64, plain)));
         }
         if access.write

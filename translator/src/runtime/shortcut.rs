@@ -20,6 +20,7 @@
 //! | IRET of real mode | `jmp` | R9 the same, R11 selector, R8 IP, scratch flags |
 //! | INT n of real mode | `jmp` | R9 the same, R8 vector; the frame is below the stack pointer |
 //! | INT n | `jmp` | the same, R8 vector, R10 EIP of the next instruction |
+//! | look up a page to write | `call` | R8 linear address, R10 that of the last byte, R9 whose access; R8 becomes the host address |
 //!
 //! R8 to R11 and RAX are at their disposal; RAX and the flags wait in the context meanwhile.
 #![allow(unsafe_code)] // reads machine code out of the program's text
@@ -140,10 +141,11 @@ pub(crate) struct Entries {
     pub(crate) iret_real: u64,
     pub(crate) int_real: u64,
     pub(crate) known_real: u64,
+    pub(crate) look_up: u64,
 }
 
 /// Number of words in front of the code: the entries, and the end.
-const HEADER: usize = 12;
+const HEADER: usize = 13;
 
 /// The code, and its entries.
 pub(super) fn code() -> (Entries, &'static [u8]) {
@@ -167,6 +169,7 @@ pub(super) fn code() -> (Entries, &'static [u8]) {
         iret_real: u64::from(header[8]),
         int_real: u64::from(header[9]),
         known_real: u64::from(header[10]),
+        look_up: u64::from(header[11]),
     };
     (entries, code)
 }

@@ -59,7 +59,9 @@ pub struct Stats {
     pub trapped_accesses: u64,
     /// Memory accesses carried out in Rust.
     pub prepared_accesses: u64,
-    /// Of these, stores of the processor to a device that were complete at once.
+    /// Writes to former page tables that took neither Rust nor a mapping; not among these.
+    pub looked_up_accesses: u64,
+    /// Of those in Rust, stores of the processor to a device that were complete at once.
     pub device_stores: u64,
     /// Spans of a repeated string instruction that were one call of a device.
     pub device_spans: u64,

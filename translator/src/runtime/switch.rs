@@ -205,5 +205,6 @@ pub(super) fn stubs(origin: u64) -> (Stubs, Vec<u8>) {
     stubs.iret_real = start + entries.iret_real;
     stubs.int_real = start + entries.int_real;
     stubs.known_real = start + entries.known_real;
+    stubs.look_up = start + entries.look_up;
     (stubs, asm.finish())
 }

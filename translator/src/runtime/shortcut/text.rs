@@ -4,6 +4,7 @@
 use super::{Destination, PARAGRAPHS, Paragraph, Shortcuts};
 use crate::codegen::layout::CODE_OFFSET;
 use crate::runtime::context::{Context, Reason};
+use crate::runtime::lookaside::{self, Lookaside};
 use crate::runtime::store_table::{SIZES, VALUES};
 use crate::state::{CpuState, Msrs, Segment, TableRegister, eflags, seg};
 use std::arch::naked_asm;
@@ -30,7 +31,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
     naked_asm!(
         "2:",
         ".long 20f - 2b, 30f - 2b, 40f - 2b, 45f - 2b, 50f - 2b, 60f - 2b, 70f - 2b",
-        ".long 72f - 2b, 74f - 2b, 76f - 2b, 71f - 2b, 99f - 2b",
+        ".long 72f - 2b, 74f - 2b, 76f - 2b, 71f - 2b, 78f - 2b, 99f - 2b",
         //
         // Segment load at CPL 0: DS and ES with a flat segment, FS and GS with any base.
         "20:",
@@ -465,6 +466,30 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         "mov r10, [r9 + {to_paragraph_table}]",
         "jmp 83f",
         //
+        // A page to write: R8 becomes the host address. Another page in the last byte finds nothing.
+        "78:",
+        save!(),
+        "and r10d, 0xfffff000",
+        "or r10d, r9d",
+        "mov eax, r8d",
+        "shr eax, 12",
+        "and eax, {LAST_ENTRY}",
+        "shl eax, 4",
+        "cmp r10, [r15 + rax + {entries} + {tag}]",
+        "jne 79f",
+        "add r8, [r15 + rax + {entries} + {page_base}]",
+        "mov rax, [r15 + {nothing}]",
+        "mov [r15 + {commit}], rax",
+        "inc qword ptr [r15 + {hits}]",
+        restore!(),
+        "ret",
+        // As the stub that asks Rust.
+        "79:",
+        restore!(),
+        "pop qword ptr [r15 + {exit_site}]",
+        "mov dword ptr [r15 + {reason}], {PREPARE}",
+        "jmp [r15 + {leave}]",
+        //
         // The other side: EIP in R8, ESP in RAX, R11 points at its `Destination`.
         "80:",
         "mov r9, r14",
@@ -571,9 +596,17 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
         poll = const offset_of!(Context, poll),
         jump_table = const offset_of!(Context, jump_table),
         sti_jump_table = const offset_of!(Context, sti_jump_table),
+        commit = const offset_of!(Context, commit),
+        entries = const offset_of!(Context, lookaside) + offset_of!(Lookaside, entries),
+        nothing = const offset_of!(Context, lookaside) + offset_of!(Lookaside, nothing),
+        hits = const offset_of!(Context, lookaside) + offset_of!(Lookaside, hits),
+        tag = const offset_of!(lookaside::Entry, tag),
+        page_base = const offset_of!(lookaside::Entry, base),
+        LAST_ENTRY = const lookaside::ENTRIES - 1,
         exit_site = const offset_of!(Context, site),
         reason = const offset_of!(Context, reason),
         CALLOUT = const Reason::Callout as u32,
+        PREPARE = const Reason::Prepare as u32,
         CODE = const CODE_OFFSET,
         ROW = const VALUES * 8,
         UNUSABLE = const crate::runtime::engine::UNUSABLE_BASE,
@@ -594,5 +627,7 @@ pub(super) unsafe extern "sysv64" fn shortcuts() {
 
 /// The rows of [`Context::store_bases`] that the code above writes.
 const _: () = assert!(SIZES == 5);
+/// How it multiplies by the size of an entry.
+const _: () = assert!(size_of::<lookaside::Entry>() == 16 && lookaside::ENTRIES.is_power_of_two());
 /// How it multiplies by the size of a segment.
 const _: () = assert!(size_of::<Segment>() == 16);
