@@ -337,3 +337,49 @@ fn a_former_table_is_watched_like_any_page() {
     assert_eq!(machine.dword(u64::from(COUNT)), 3);
     assert!(machine.vcpu.stats().looked_up_accesses > 30);
 }
+
+/// Two pages of functions take turns at one linear address. What was translated is found again with one look for each turn, not
+/// for each function, and nothing of the other page is.
+#[test]
+fn code_that_is_mapped_again_is_found_page_by_page() {
+    const FUNCTIONS: u32 = 16;
+    const ROUNDS: u32 = 10;
+    const PAGES: [(u32, u32); 2] = [(0x14_0000, 1), (0x15_0000, 1000)];
+    let mut machine = machine(|a| {
+        let mut round = a.create_label();
+        a.xor(ebx, ebx)?;
+        a.mov(esi, ROUNDS)?;
+        a.set_label(&mut round)?;
+        for (frame, _) in PAGES {
+            let mut call = a.create_label();
+            a.mov(dword_ptr(TABLE + (AREA >> 12) * 4), (frame | 3) as i32)?;
+            a.mov(edi, AREA)?;
+            a.mov(ecx, FUNCTIONS)?;
+            a.set_label(&mut call)?;
+            a.call(edi)?;
+            a.add(edi, 0x80)?;
+            a.dec(ecx)?;
+            a.jnz(call)?;
+        }
+        a.dec(esi)?;
+        a.jnz(round)?;
+        a.hlt()
+    });
+    for (frame, adds) in PAGES {
+        let mut a = CodeAssembler::new(32).unwrap();
+        a.add(ebx, adds as i32).unwrap();
+        a.ret().unwrap();
+        let code = a.assemble(0).unwrap();
+        for function in 0..FUNCTIONS {
+            let at = u64::from(frame + function * 0x80);
+            machine.mmu.write_phys(at, &code).unwrap();
+        }
+    }
+    assert_eq!(machine.run(), Exit::Halted);
+    let each: u32 = PAGES.iter().map(|&(_, adds)| adds).sum();
+    assert_eq!(machine.gpr(reg::EBX), ROUNDS * FUNCTIONS * each);
+    let misses = machine.vcpu.stats().misses;
+    let first = 2 * u64::from(FUNCTIONS);
+    assert!(misses >= first && misses < first + 60, "{misses}");
+    machine.mmu.audit().unwrap();
+}

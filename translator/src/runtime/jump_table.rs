@@ -70,6 +70,11 @@ impl JumpTable {
         self.touched * 4096 * size_of::<u32>()
     }
 
+    /// The guest page of `eip` has entries.
+    pub(crate) fn knows_page(&self, eip: u32) -> bool {
+        self.pages.contains_key(&(eip >> 12))
+    }
+
     pub(crate) fn set(&mut self, eip: u32, offset: u32) {
         if u64::from(eip) >= self.count {
             return;

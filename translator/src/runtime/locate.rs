@@ -137,6 +137,13 @@ impl Engine {
             && let Some(space) = self.code_space
             && let Some(table) = self.code_spaces.get_mut(&space)
         {
+            if !table.knows_page(eip) {
+                // What holds for this unit holds for the others of its page: a process that begins finds the
+                // programs of those before it page by page and not unit by unit.
+                for (eip, host) in self.units.siblings(&key) {
+                    table.set(eip, (host - self.cache.code_start()) as u32);
+                }
+            }
             table.set(eip, (host - self.cache.code_start()) as u32);
         }
         if let Some((from, forward_key)) = self.forward.take()

@@ -315,6 +315,29 @@ impl Units {
         self.by_key.get(key).copied()
     }
 
+    /// EIP and host address of the live units that lie in the page of `key`, and whose keys follow from it by their distance: where
+    /// a linear page has one of them, it has them all. Units that depend on another page are left out.
+    pub(crate) fn siblings(&self, key: &UnitKey) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let key = *key;
+        let page = self.pages.get(&(key.gpa >> 12));
+        let units = page.into_iter().flat_map(|page| &page.units);
+        units
+            .filter_map(|&index| self.get(index))
+            .filter(move |unit| {
+                let distance = unit.key.gpa.wrapping_sub(key.gpa);
+                let same = UnitKey {
+                    gpa: unit.key.gpa,
+                    eip: key.eip.wrapping_add(distance),
+                    ..key
+                };
+                unit.key == same
+                    && unit.key.gpa >> 12 == key.gpa >> 12
+                    && unit.second_page.is_none()
+                    && !unit.dead
+            })
+            .map(|unit| (unit.key.eip, unit.host))
+    }
+
     /// The unit whose host code contains `address`. Host addresses only grow from unit to unit.
     pub(crate) fn at_host(&self, address: u64) -> Option<u32> {
         let index = self
