@@ -194,7 +194,9 @@ impl Mmu {
                         self.paging?.pdptes
                     };
                     let pdpte = *pdptes.get((region >> 9) as usize)?;
-                    (pdpte & 1 != 0).then_some(pdpte & 0x000f_ffff_ffff_f000)?
+                    // Higher bits are reserved here, and were looked at by the MOV to CR3, if by anybody.
+                    let above = !0 << self.config.physical_bits.clamp(32, 52);
+                    (pdpte & 1 != 0).then_some(pdpte & !(above | 0xfff))?
                 } else {
                     root
                 };

@@ -32,5 +32,6 @@ fn random_histories_32_bit() {
 
 #[test]
 fn random_histories_pae() {
-    histories(true, 1000, 6000);
+    // The last one loads a PDPTE with reserved bits, which `audit` once took for part of the address.
+    histories(true, 1043, 6000);
 }
