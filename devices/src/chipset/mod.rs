@@ -254,6 +254,9 @@ impl Chipset {
         if is_timed(self.ports.owner(port), port, size, true) {
             self.schedule();
         }
+        if self.devices.pit.is_irq0_in_service() {
+            self.follow_irq0();
+        }
     }
 
     /// The INTR wire to the processor.
@@ -267,11 +270,13 @@ impl Chipset {
 
     /// The processor takes an interrupt: the vector. To be called only while [`Self::intr`] is
     /// true; otherwise the vector is that of a spurious interrupt.
-    pub fn acknowledge_interrupt(&mut self) -> u8 {
+    pub fn acknowledge_interrupt(&mut self, now: Nanos) -> u8 {
+        self.now = self.now.max(now);
         let before = self.devices.pic.acknowledged().first().copied();
         let vector = self.devices.pic.acknowledge();
         if self.devices.pic.acknowledged().first().copied() != before {
-            self.devices.pit.irq0_acknowledged();
+            self.devices.pit.irq0_acknowledged(self.now);
+            self.follow_irq0();
         }
         vector
     }
@@ -516,6 +521,14 @@ impl Chipset {
     fn fire(&mut self) {
         self.devices.advance(self.now);
         self.schedule();
+    }
+
+    /// Tells the timer when the guest has handled a tick.
+    fn follow_irq0(&mut self) {
+        if self.devices.pic.is_open(0) {
+            self.devices.pit.irq0_handled(self.now);
+            self.schedule();
+        }
     }
 
     /// The NMI wire follows its sources; the processor looks at its rising edge.

@@ -100,6 +100,10 @@ impl Chip {
         self.imr
     }
 
+    pub(super) fn isr(&self) -> u8 {
+        self.isr
+    }
+
     /// New levels for the inputs in `changed`; `rose` are those with a rising edge since.
     pub(super) fn set_inputs(&mut self, changed: u8, high: u8, rose: u8) {
         self.inputs = self.inputs & !changed | high & changed;

@@ -104,6 +104,16 @@ impl Pic {
         imr >> (irq & 7) & 1 != 0
     }
 
+    /// Whether the controller of IRQ `irq` would pass on another request of it: it is neither in
+    /// service nor masked.
+    pub fn is_open(&self, irq: u8) -> bool {
+        let chip = match irq {
+            0..=7 => &self.state.master,
+            _ => &self.state.slave,
+        };
+        (chip.imr() | chip.isr()) >> (irq & 7) & 1 == 0
+    }
+
     /// How often each IRQ was acknowledged.
     pub fn acknowledged(&self) -> &[u64; 16] {
         &self.acknowledged

@@ -7,10 +7,11 @@
 //!
 //! The time between two calls may span several periods of counter 0, because the host was busy or
 //! the guest had interrupts off. One rising edge is made at once. Those missed in the periodic
-//! modes 2 and 3 are kept and delivered one by one, each after the processor acknowledged the one
-//! before, so that a guest which counts ticks keeps the time. At most one second's worth of ticks
-//! is kept; what is beyond that is lost, so that a machine that was stopped for long does not
-//! spend its first minutes on timer interrupts.
+//! modes 2 and 3 are kept and delivered one by one, each after the handler of the one before, so
+//! that a guest which counts ticks keeps the time. At most one second's worth of ticks is kept; what
+//! is beyond that is lost, so that a machine that was stopped for long does not spend its first
+//! minutes on timer interrupts. A guest that is too slow for its ticks is given time between them
+//! (`pace.rs`).
 
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +20,13 @@ use crate::device::{AccessSize, PortDevice};
 use crate::line::Line;
 
 mod counter;
+mod pace;
 pub mod spec;
 #[cfg(test)]
 mod tests;
 
 use counter::Counter;
+use pace::Pacer;
 use spec::{
     Access, CONTROL, COUNTER0, PIT_CLOCK, PORT_B, PortB, READ_BACK, READ_BACK_NO_COUNT,
     READ_BACK_NO_STATUS, REFRESH_TOGGLE_NANOS,
@@ -37,7 +40,7 @@ pub struct PitState {
     /// IOCHK and SERR of port 61h.
     nmi_sources: u8,
     /// Ticks of counter 0 that are still to be delivered.
-    missed: u32,
+    pacer: Pacer,
     /// Level of the IRQ 0 wire: high from the first edge on.
     irq0: bool,
 }
@@ -52,7 +55,7 @@ impl PitState {
             counters,
             port_b: 0,
             nmi_sources: 0,
-            missed: 0,
+            pacer: Pacer::new(),
             irq0: false,
         }
     }
@@ -76,13 +79,6 @@ pub struct Pit {
     state: PitState,
 }
 
-/// Rising edges that a counter makes in a second; 0 if it is not periodic.
-fn ticks_per_second(counter: &Counter) -> u32 {
-    counter
-        .period()
-        .map_or(0, |period| PIT_CLOCK.hz() / period.max(1))
-}
-
 impl Pit {
     /// An idle timer whose counter 0 drives `irq0`.
     pub fn new(irq0: Line) -> Self {
@@ -96,21 +92,37 @@ impl Pit {
     pub fn advance(&mut self, now: Nanos) {
         let [counter0, ..] = &mut self.state.counters;
         let rising = counter0.advance(PIT_CLOCK.ticks_at(now));
-        let periodic = counter0.is_periodic();
-        self.raise(rising, periodic);
+        self.tick(rising, now);
     }
 
-    /// When OUT of counter 0 rises next.
+    /// When [`Self::advance`] has something to do: OUT of counter 0 rises, or a tick has waited long
+    /// enough.
     pub fn next_event(&self) -> Option<Nanos> {
         let [counter0, ..] = &self.state.counters;
-        counter0.next_rising().map(|tick| PIT_CLOCK.time_of(tick))
+        let rising = counter0.next_rising().map(|tick| PIT_CLOCK.time_of(tick));
+        [rising, self.state.pacer.next_event()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// The processor has acknowledged IRQ 0: time for a tick that was missed.
-    pub fn irq0_acknowledged(&mut self) {
-        if self.state.missed > 0 {
-            self.state.missed -= 1;
-            self.irq0.edge();
+    /// The processor has acknowledged IRQ 0. [`Self::irq0_handled`] is to follow.
+    pub fn irq0_acknowledged(&mut self, now: Nanos) {
+        self.state.pacer.acknowledged(now);
+    }
+
+    /// Whether IRQ 0 was acknowledged, and is not handled yet.
+    #[inline]
+    pub fn is_irq0_in_service(&self) -> bool {
+        self.state.pacer.is_in_service()
+    }
+
+    /// IRQ 0 is neither in service nor masked any more: soon time for a tick that was missed.
+    pub fn irq0_handled(&mut self, now: Nanos) {
+        self.advance(now);
+        let per_second = self.ticks_per_second();
+        if self.state.pacer.handled(per_second, now) {
+            self.raise();
         }
     }
 
@@ -161,31 +173,37 @@ impl Pit {
         for counter in &mut state.counters {
             counter.sanitize();
         }
-        let [counter0, ..] = &state.counters;
-        state.missed = state.missed.min(ticks_per_second(counter0));
         self.state = state;
+        let per_second = self.ticks_per_second();
+        self.state.pacer.sanitize(per_second);
         self.irq0.set(self.state.irq0);
     }
 
+    /// Rising edges that counter 0 makes in a second; 0 if it is not periodic.
+    fn ticks_per_second(&self) -> u32 {
+        let [counter0, ..] = &self.state.counters;
+        counter0
+            .period()
+            .map_or(0, |period| PIT_CLOCK.hz() / period.max(1))
+    }
+
     /// OUT of counter 0 rose `rising` times.
-    fn raise(&mut self, rising: u64, periodic: bool) {
-        if rising == 0 {
-            return;
+    fn tick(&mut self, rising: u64, now: Nanos) {
+        let per_second = self.ticks_per_second();
+        if self.state.pacer.come(rising, per_second, now) {
+            self.raise();
         }
+    }
+
+    fn raise(&mut self) {
         // The line stays high until the next edge: the request must not vanish because the host
         // looks while OUT is low again.
         self.irq0.edge();
         self.state.irq0 = true;
-        let [counter0, ..] = &self.state.counters;
-        self.state.missed = if periodic {
-            let missed = u64::from(self.state.missed).saturating_add(rising - 1);
-            missed.min(u64::from(ticks_per_second(counter0))) as u32
-        } else {
-            0
-        };
     }
 
-    fn write_control(&mut self, value: u8, tick: u64) {
+    fn write_control(&mut self, value: u8, now: Nanos) {
+        let tick = PIT_CLOCK.ticks_at(now);
         let select = value >> 6;
         if select == READ_BACK {
             for (index, counter) in self.state.counters.iter_mut().enumerate() {
@@ -209,9 +227,8 @@ impl Pit {
                     counter.advance(tick);
                     let rising = counter.control(value, access);
                     if select == 0 {
-                        // A new mode starts without a debt.
-                        self.raise(rising, false);
-                        self.state.missed = 0;
+                        self.state.pacer.forget();
+                        self.tick(rising, now);
                     }
                 }
             }
@@ -264,7 +281,7 @@ impl PortDevice for Pit {
                     counter2.set_gate(gate);
                 }
             }
-            CONTROL => self.write_control(value, tick),
+            CONTROL => self.write_control(value, now),
             _ => {
                 let index = usize::from(port.wrapping_sub(COUNTER0));
                 if let Some(counter) = self.state.counters.get_mut(index) {

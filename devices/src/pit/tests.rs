@@ -70,6 +70,16 @@ impl Bench {
         self.pit.advance(now);
         self.bank.take_changes().is_some_and(|c| c.rose & 1 != 0)
     }
+
+    /// The guest handles a tick, which takes `took` clocks. True if another one has come by then.
+    fn handle(&mut self, took: u64) -> bool {
+        let now = self.now();
+        self.pit.irq0_acknowledged(now);
+        self.tick += took;
+        let now = self.now();
+        self.pit.irq0_handled(now);
+        self.edges()
+    }
 }
 
 #[test]
@@ -275,22 +285,110 @@ fn a_late_host_delivers_a_limited_number_of_missed_ticks() {
     b.tick += 1 + 3 * 1193;
     assert!(b.edges());
     for _ in 0..2 {
-        b.pit.irq0_acknowledged();
-        assert!(b.bank.take_changes().is_some_and(|c| c.rose & 1 != 0));
+        assert!(b.handle(0));
     }
-    b.pit.irq0_acknowledged();
-    assert!(b.bank.take_changes().is_none(), "all made up for");
+    assert!(!b.handle(0), "all made up for");
     b.tick += 1_000_000 * 1193;
     assert!(b.edges());
     let mut delivered = 0;
-    loop {
-        b.pit.irq0_acknowledged();
-        if b.bank.take_changes().is_none() {
-            break;
-        }
+    while b.handle(0) {
         delivered += 1;
     }
     assert_eq!(delivered, 1000, "one second; the rest is lost");
+}
+
+#[test]
+fn a_handler_in_time_delays_no_tick() {
+    let mut b = Bench::new();
+    b.program(0, 2, 1000);
+    let start = b.pit.next_event().unwrap();
+    for n in 0..1000 {
+        let due = PIT_CLOCK.ticks_at(start) + n * 1000;
+        assert_eq!(b.pit.next_event(), Some(PIT_CLOCK.time_of(due)), "tick {n}");
+        b.tick = due;
+        assert!(b.edges(), "tick {n}");
+        // It takes three quarters of the time.
+        assert!(!b.handle(750));
+    }
+}
+
+/// What is left of the time for a guest whose handler takes `took` clocks, with a tick every 1000.
+fn share_left(took: u64, mode: u8) -> f64 {
+    let mut b = Bench::new();
+    b.program(0, mode, 1000);
+    let (mut handling, start) = (0, b.tick);
+    for _ in 0..4000 {
+        let at = b.pit.next_event().unwrap();
+        b.tick = b.tick.max(PIT_CLOCK.ticks_at(at));
+        // The end of a wait is not on a clock of the timer.
+        b.tick += u64::from(b.now() < at);
+        if b.edges() {
+            loop {
+                handling += took;
+                if mode == 4 {
+                    // Set anew for each tick, in its handler.
+                    b.program(0, mode, 1000);
+                }
+                if !b.handle(took) {
+                    break;
+                }
+            }
+        }
+    }
+    1.0 - handling as f64 / (b.tick - start) as f64
+}
+
+#[test]
+fn a_guest_too_slow_for_its_ticks_still_gets_nearly_half_of_the_time() {
+    for took in [1100, 1500, 5000, 40_000] {
+        for mode in [2, 3, 4] {
+            let left = share_left(took, mode);
+            // Nearly: less until it is far behind.
+            assert!(left > 0.4, "handler of {took} clocks, mode {mode}: {left}");
+        }
+    }
+    // Not far behind: a quarter.
+    assert!(share_left(790, 2) > 0.2);
+}
+
+#[test]
+fn a_stopped_handler_holds_ticks_back_for_a_moment_only() {
+    let mut b = Bench::new();
+    b.program(0, 2, 1000);
+    b.tick += 1001;
+    assert!(b.edges());
+    let hour = PIT_CLOCK.ticks_at(Nanos::from_secs(3600));
+    assert!(!b.handle(hour));
+    let wait = b.pit.next_event().unwrap().0 - b.now().0;
+    assert!(wait <= 50_000_000, "{wait} ns");
+}
+
+#[test]
+fn an_edge_while_the_request_is_there_is_part_of_it() {
+    let mut b = Bench::new();
+    b.program(0, 2, 1000);
+    for _ in 0..50 {
+        b.tick += 1000;
+        b.edges();
+    }
+    assert!(!b.handle(0), "one, as in the interrupt controller");
+}
+
+#[test]
+fn a_new_mode_starts_without_a_debt() {
+    let mut b = Bench::new();
+    b.program(0, 2, 1000);
+    b.tick += 100_000;
+    assert!(b.edges());
+    let now = b.now();
+    b.pit.irq0_acknowledged(now);
+    b.program(0, 4, 60_000);
+    b.pit.irq0_handled(now);
+    assert!(
+        b.edges(),
+        "what the interrupt controller would have latched"
+    );
+    assert!(!b.handle(0), "and no more");
 }
 
 #[test]
@@ -428,7 +526,8 @@ fn random_accesses_do_not_panic() {
             if let Some(at) = pit.next_event() {
                 assert!(at > now || pit.state().counters[0].clone().advance(0) == 0);
             }
-            pit.irq0_acknowledged();
+            pit.irq0_acknowledged(now);
+            pit.irq0_handled(now);
         });
     }
 }

@@ -244,7 +244,7 @@ pub(super) fn check(chipset: &mut Chipset, latest: Nanos) {
     }
     if chipset.intr() {
         let spurious = chipset.counters().spurious;
-        chipset.acknowledge_interrupt();
+        chipset.acknowledge_interrupt(latest);
         assert_eq!(
             chipset.counters().spurious,
             spurious,

@@ -428,7 +428,10 @@ impl Platform for Board {
     }
 
     fn acknowledge_interrupt(&mut self) -> u8 {
-        self.chipset.acknowledge_interrupt()
+        let now = self.clock.now();
+        let vector = self.chipset.acknowledge_interrupt(now);
+        self.arm(now);
+        vector
     }
 
     fn set_ferr(&mut self, asserted: bool) {
