@@ -90,6 +90,30 @@ fn a_flat_load_is_one_host_load() {
     assert_eq!(host_of(&listing, "mov edx,[esp+4]"), ["mov edx,[r12+4]"]);
 }
 
+/// An emulated host whose flags after CMPXCHG8B are right in a block that begins with it (QEMU's TCG
+/// before 8.0) gave the process TF and DF.
+#[test]
+fn cmpxchg8b_begins_a_block() {
+    let listing = check("cmpxchg8b", 32, |a| {
+        a.mov(edi, 0x3000)?;
+        a.add(eax, 5)?;
+        a.cmpxchg8b(qword_ptr(edi))?;
+        a.hlt()
+    });
+    let host = host_of(&listing, "cmpxchg8b [edi]");
+    let jump = host.iter().position(|line| line.starts_with("jmp"));
+    let exchange = host.iter().position(|line| line.starts_with("cmpxchg8b"));
+    let (jump, exchange) = (jump.expect(&listing), exchange.expect(&listing));
+    // What finds the address changes no flags.
+    let between = host.get(jump + 1..exchange).expect(&listing);
+    assert!(
+        between
+            .iter()
+            .all(|line| line.starts_with("lea") || line.starts_with("mov")),
+        "{listing}"
+    );
+}
+
 #[test]
 fn stack_and_arithmetic() {
     check("stack", 32, |a| {

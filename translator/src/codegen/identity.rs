@@ -96,6 +96,9 @@ impl Builder<'_> {
                 return self.save_fpu(insn);
             }
             Mnemonic::Maskmovq | Mnemonic::Maskmovdqu => return self.masked_move(insn),
+            // QEMU's TCG before 8.0, as a host, computes the flags after it from a stale state, TF and
+            // DF among them, unless it begins a block of its own.
+            Mnemonic::Cmpxchg8b => self.asm.bytes(&[0xEB, 0]), // jmp to the next instruction
             _ => {}
         }
         let mut out = *insn;

@@ -64,6 +64,10 @@ impl Engine {
                 let number = if unknown { vector::UD } else { exception };
                 self.raise(mmu, platform, Exception::fault(number))
             }
+            vector::DB => internal(&format!(
+                "the host steps by itself, at EIP {:#x}: its flags are wrong (is it emulated?)",
+                at.insn.ip32()
+            )),
             other => internal(&format!(
                 "host exception {other} in translated code, at EIP {:#x}",
                 at.insn.ip32()

@@ -7,6 +7,7 @@
 
 use super::context::Context;
 use super::sampler::Place;
+use crate::state::eflags;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
@@ -107,6 +108,9 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, ucontext: *mut li
             (*context).fault_vector = registers[libc::REG_TRAPNO as usize] as u64;
         }
         registers[libc::REG_RIP as usize] = active.fault_stub as i64;
+        // Nothing sets TF here. An emulator that computes flags wrongly may: the stub must be able to
+        // leave, and the engine to say what happened.
+        registers[libc::REG_EFL as usize] &= !i64::from(eflags::TF);
         return;
     }
     // SAFETY: hands the signal to the previous handler as the kernel would have called it.
