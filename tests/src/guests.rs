@@ -211,7 +211,8 @@ pub fn debian_amd64(
         append: "console=ttyS0",
         memory: "1G", // of which the RAM disk takes twice its size while it is unpacked
         qemu: "qemu-system-x86_64",
-        qemu_options: &["-cpu", "max,+svm"],
+        // QEMU before 8.0 computes wrong flags after CMPXCHG16B, which the kernel would use.
+        qemu_options: &["-cpu", "max,+svm,-cx16"],
     })
 }
 
