@@ -85,8 +85,9 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// How long the vCPU thread has to end the run once it was told to.
-pub const GRACE: Duration = Duration::from_secs(3);
+/// How long the vCPU thread has to end the run once it was told to: well above the two seconds that a
+/// kick of direct execution may take, on a host that is busy as well.
+pub const GRACE: Duration = Duration::from_secs(8);
 /// Input that may wait for the guest; beyond it, standard input is left alone.
 const INPUT_LIMIT: usize = 64 << 10;
 
