@@ -15,9 +15,14 @@ void line(const char *name, const char *format, ...) {
         used = sizeof text - 2;
     }
     text[used++] = '\n';
-    // One write a line, so that lines of several processes do not mix.
-    if (write(1, text, (size_t)used) != used) {
-        _exit(98);
+    // One write a line, so that lines of several processes do not mix; more only where a signal comes
+    // before the end, as it does on a slow machine.
+    for (int done = 0; done < used;) {
+        ssize_t now = write(1, text + done, (size_t)(used - done));
+        if (now < 0 && errno != EINTR) {
+            _exit(98);
+        }
+        done += now > 0 ? (int)now : 0;
     }
 }
 
