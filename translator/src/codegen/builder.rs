@@ -6,7 +6,7 @@ use super::leave::Exit;
 use super::length::exceeds_limit;
 use super::loops::Loops;
 use super::mode::Mode;
-use super::{AccessHint, CalloutKind, InstructionMap, JumpForm, Site, SiteKind, layout};
+use super::{AccessHint, CalloutKind, InstructionMap, JumpForm, Site, SiteKind, Thunk, layout};
 use crate::state::reg;
 use iced_x86::{Decoder, Instruction, Mnemonic, OpKind, Register};
 
@@ -47,6 +47,8 @@ pub(crate) trait CodeSource {
     fn supports(&self, insn: &Instruction) -> bool;
     /// How to emit the indirect jump at offset `page_offset` of the unit's first page, if it may be learned.
     fn jump_form(&self, page_offset: u32) -> JumpForm;
+    /// The thunk that a call of EIP `target` leads to, if that is known to be one.
+    fn thunk(&self, target: u32) -> Option<Thunk>;
     /// True when the host's MXCSR has bits that are reserved in the processor model: Rust looks at what
     /// LDMXCSR and FXRSTOR load.
     fn checks_mxcsr(&self) -> bool;

@@ -60,6 +60,9 @@ impl Builder<'_> {
             if target > self.t.code_limit {
                 return Ok(Some(self.callout_end(CalloutKind::CodeLimit)));
             }
+            if let Some(after) = self.call_thunk(insn, target) {
+                return Ok(Some(after));
+            }
             // The poll comes first: behind the push the call could not be started again.
             if self.in_this_page(target) {
                 self.poll_if_backward(target);

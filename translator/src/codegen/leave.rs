@@ -15,6 +15,12 @@ pub(crate) fn table_jump(asm: &mut Asm, origin: u64, target: u32) -> Vec<u8> {
 
 /// Jumps to the EIP in R8 through the jump table that `table` points to.
 fn jump_by_table(asm: &mut Asm, table: Mem) {
+    load_entry(asm, table);
+    jump_by_entry(asm);
+}
+
+/// The entry for the EIP in R8 of the jump table that `table` points to, to R9.
+pub(super) fn load_entry(asm: &mut Asm, table: Mem) {
     asm.load64(host::R9, table);
     asm.load32(
         host::R9,
@@ -25,6 +31,10 @@ fn jump_by_table(asm: &mut Asm, table: Mem) {
             gs32: false,
         },
     );
+}
+
+/// Jumps to the unit whose entry in the jump table is in R9; the EIP is in R8.
+pub(super) fn jump_by_entry(asm: &mut Asm) {
     asm.lea64(
         host::R9,
         Mem::sum(host::CONTEXT, host::R9, layout::CODE_OFFSET as i32),

@@ -20,10 +20,12 @@ mod shortcut;
 mod stack;
 mod string;
 pub(crate) mod system;
+mod thunk;
 
 pub(crate) use builder::{CodeSource, Stubs, Translation, build};
 pub(crate) use cases::JumpForm;
 pub(crate) use leave::table_jump;
+pub(crate) use thunk::Thunk;
 
 use iced_x86::Instruction;
 

@@ -1,6 +1,7 @@
 //! What follows when memory that translations were made from changes, and when the cache is full.
 
 use super::engine::Engine;
+use crate::codegen::Thunk;
 use crate::state::InterruptShadow;
 use shadow_mmu::{Mmu, MmuEvent};
 
@@ -61,12 +62,29 @@ impl Engine {
         }
     }
 
+    /// A retired thunk has no entry in any jump table: callers that do without it take the entry for the proof that it
+    /// is what it was (`codegen/thunk.rs`), and nobody is told when the bytes of a retired unit are written.
+    fn forget_thunk(&mut self, index: u32) {
+        let Some(unit) = self.units.get(index) else {
+            return;
+        };
+        let entry = (unit.host - self.cache.code_start()) as u32;
+        if Thunk::of(&unit.instructions, entry).is_some() {
+            for (key, table) in &mut self.code_spaces {
+                if key.mode == unit.key.mode {
+                    table.forget(unit.key.eip, entry);
+                }
+            }
+        }
+    }
+
     /// Makes every way into a retired unit lead to the dead stub.
     pub(super) fn kill(&mut self, index: u32) {
         let Some(unit) = self.units.get(index) else {
             return;
         };
         let host = unit.host;
+        self.forget_thunk(index);
         self.stats.invalidations += 1;
         self.plant_dead_call(host);
     }

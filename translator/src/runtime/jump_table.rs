@@ -94,6 +94,26 @@ impl JumpTable {
         *quarters |= 1 << quarter;
     }
 
+    /// The entry for `eip`, if there is one. Does not make memory of the table.
+    pub(crate) fn get(&self, eip: u32) -> Option<u32> {
+        let quarters = *self.pages.get(&(eip >> 12))?;
+        if quarters >> (u64::from(eip) % 4096 / EIPS_PER_PAGE) & 1 == 0
+            || u64::from(eip) >= self.count
+        {
+            return None;
+        }
+        // SAFETY: index below count.
+        let entry = unsafe { self.entries.as_ptr().add(eip as usize).read() };
+        (entry != 0).then_some(entry)
+    }
+
+    /// Empties the entry for `eip`, if it is `offset`.
+    pub(crate) fn forget(&mut self, eip: u32, offset: u32) {
+        if self.get(eip) == Some(offset) {
+            self.fill(eip.into(), 1);
+        }
+    }
+
     /// Empties the table by writing to what was written to, which is less work than giving the memory back
     /// and getting it again.
     fn wipe(&mut self) {

@@ -5,7 +5,7 @@ use super::jump_table::JumpTable;
 use super::jumps::LearnedJump;
 use super::units::{Unit, UnitKey, Units};
 use crate::codegen::mode::{Mode, SegmentClass};
-use crate::codegen::{AccessHint, CodeSource, JumpForm, Translation, build, features};
+use crate::codegen::{AccessHint, CodeSource, JumpForm, Thunk, Translation, build, features};
 use crate::state::seg;
 use crate::system::CpuModel;
 use crate::{Exit, Platform};
@@ -46,6 +46,11 @@ struct PageSource<'a> {
     page: u32,
     model: &'a CpuModel,
     checks_mxcsr: bool,
+    key: &'a UnitKey,
+    /// The jump table that the unit will use, if it is known already.
+    table: Option<&'a JumpTable>,
+    /// Host address that offsets in the table are from.
+    code_start: u64,
 }
 
 impl CodeSource for PageSource<'_> {
@@ -69,6 +74,19 @@ impl CodeSource for PageSource<'_> {
 
     fn checks_mxcsr(&self) -> bool {
         self.checks_mxcsr
+    }
+
+    fn thunk(&self, target: u32) -> Option<Thunk> {
+        let entry = self.table?.get(target)?;
+        let index = self.units.at_host(self.code_start + u64::from(entry))?;
+        let unit = self.units.get(index).filter(|unit| {
+            !unit.dead
+                && unit.host == self.code_start + u64::from(entry)
+                && unit.key.eip == target
+                && unit.key.mode == self.key.mode
+                && unit.second_page.is_none()
+        })?;
+        Thunk::of(&unit.instructions, entry)
     }
 }
 
@@ -357,6 +375,9 @@ impl Engine {
                 page: key.gpa & !0xFFF,
                 model: &self.model,
                 checks_mxcsr: self.checks_mxcsr,
+                key: &key,
+                table: self.code_space.and_then(|key| self.code_spaces.get(&key)),
+                code_start: self.cache.code_start(),
             };
             let built = build(
                 &mut self.asm,
