@@ -36,11 +36,13 @@ pub enum MonitorError {
         /// What came.
         answer: String,
     },
-    /// The screen did not show it in time.
-    #[error("no {text:?} within {limit:?}; the screen shows\n{screen}")]
-    NotSeen {
-        /// What was waited for.
+    /// The screen did not come to show it in time, or to show it no more.
+    #[error("{} {text:?} after {limit:?}; the screen shows\n{screen}", if *shown { "no" } else { "still" })]
+    Waited {
+        /// The text.
         text: String,
+        /// Whether it was to come, or to go.
+        shown: bool,
         /// For how long.
         limit: Duration,
         /// What is there.
@@ -73,15 +75,34 @@ pub trait Machine {
     ///
     /// It does not within `limit`, or the machine does not answer.
     fn wait_for(&mut self, text: &str, limit: Duration) -> Result<(), MonitorError> {
+        self.wait(text, true, limit)
+    }
+
+    /// Waits until a text is on the screen no more.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::wait_for`].
+    fn wait_gone(&mut self, text: &str, limit: Duration) -> Result<(), MonitorError> {
+        self.wait(text, false, limit)
+    }
+
+    /// Waits until a text is on the screen, or is not.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::wait_for`].
+    fn wait(&mut self, text: &str, shown: bool, limit: Duration) -> Result<(), MonitorError> {
         let start = Instant::now();
         loop {
             let screen = self.screen()?;
-            if screen.contains(text) {
+            if screen.contains(text) == shown {
                 return Ok(());
             }
             if start.elapsed() >= limit {
-                return Err(MonitorError::NotSeen {
+                return Err(MonitorError::Waited {
                     text: text.to_owned(),
+                    shown,
                     limit,
                     screen,
                 });

@@ -41,6 +41,12 @@ pub enum ScriptedError {
     },
 }
 
+/// Steps until FreeDOS's 1440K disk takes commands. Its AUTOEXEC.BAT is echoed behind a prompt until it
+/// clears the screen; a key that comes before is lost.
+pub const FREEDOS_1440K_STARTED: &str = r"wait A:\\>
+wait-gone FreeDOS kernel
+wait A:\\>";
+
 /// A guest on a floppy disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Scripted<'a> {

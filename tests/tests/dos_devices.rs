@@ -12,7 +12,9 @@ use ringshift::firmware::find;
 use ringshift_tests::boot_disk::Program;
 use ringshift_tests::console::Finished;
 use ringshift_tests::monitor::{Machine as _, MonitorError, Ringshift};
-use ringshift_tests::scripted::{Driven, Scripted, ScriptedError, shared_image, snapshot};
+use ringshift_tests::scripted::{
+    Driven, FREEDOS_1440K_STARTED, Scripted, ScriptedError, shared_image, snapshot,
+};
 use ringshift_tests::{paths, programs};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -63,7 +65,7 @@ fn freedos_sees_the_disk_that_was_put_in() {
     };
     let script = format!(
         r"
-wait A:\\>
+{FREEDOS_1440K_STARTED}
 sleep 3
 change floppy0 {other}
 type cls\ndir\n
@@ -283,9 +285,6 @@ fn freedos_switches_itself_off_by_acpi() {
 
 /// Copies a file to the disk, which the host does not let grow; gives up, and goes on.
 const COPY: &str = r"
-wait A:\\>
-type cls\n
-wait A:\\>
 type copy command.com copy.com\n
 wait (A)bort
 type a
@@ -340,6 +339,7 @@ fn a_file_that_may_not_grow_is_a_disk_error_until_it_may() {
 fn limited(image: &str) -> Result<Finished, MonitorError> {
     let mut machine = Ringshift::start(image, "16")?;
     machine.wait_for("A:\\>", LIMIT)?;
+    machine.wait_gone("FreeDOS kernel", LIMIT)?;
     limit_files(&machine, "65536");
     machine.type_text("cls\ncopy command.com copy.com\n")?;
     machine.wait_for("(R)etry", LIMIT)?;
@@ -378,9 +378,9 @@ fn a_full_file_system_is_a_disk_error_and_not_the_end() {
         .arg(image.trim_end_matches(",snapshot=on"))
         .arg(ringshift_path());
     let disk = directory.join("disk.img");
-    let script = COPY;
-    let driven =
-        guest("full-host", disk.to_str().unwrap(), script).run_with(command, "translate", &OPTIONS);
+    let script = format!("{FREEDOS_1440K_STARTED}{COPY}");
+    let disk = disk.to_str().unwrap();
+    let driven = guest("full-host", disk, &script).run_with(command, "translate", &OPTIONS);
     match driven {
         Err(ScriptedError::Failed { stderr, .. })
             if stderr.contains("@@ no mount") || stderr.contains("unshare") =>

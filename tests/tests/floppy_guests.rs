@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringshift_tests::packages::{Package, Packages};
-use ringshift_tests::scripted::{Driven, Scripted, shared_image, snapshot};
+use ringshift_tests::scripted::{Driven, FREEDOS_1440K_STARTED, Scripted, shared_image, snapshot};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -100,17 +100,22 @@ fn what_freedos_writes_is_there_after_a_reboot() {
     };
     // A copy that is written to, not a snapshot: the file is looked at in the end.
     let original = fs::read(image.trim_end_matches(",snapshot=on")).unwrap();
-    let script = r"
-wait A:\\>
+    // A reset leaves the display memory as it is: no old prompt may be in it.
+    let script = format!(
+        r"
+{FREEDOS_1440K_STARTED}
 type echo kept on the disk > kept.txt\n
 type dir kept.txt\n
 wait bytes free
+type prompt ready$g\ncls\n
+wait-gone A:\\>
+wait ready>
 reset
-wait-gone kept
-wait A:\\>
+{FREEDOS_1440K_STARTED}
 type type kept.txt\n
 wait kept on the disk
-";
+"
+    );
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("freedos-written.img");
     for policy in POLICIES {
         fs::write(&copy, &original).unwrap();
@@ -118,7 +123,7 @@ wait kept on the disk
             "freedos-1440k",
             copy.to_str().unwrap(),
             "16",
-            script,
+            &script,
             policy,
         );
         assert_eq!(driven.count("/decisions/legal"), 0, "{:#}", driven.stats);
