@@ -286,6 +286,46 @@ fn an_access_that_met_a_device_once_gets_its_own_form_back() {
     assert!((5..5000).contains(&accesses), "{accesses} accesses by Rust");
 }
 
+/// MOV and XCHG are written to a device before they run, in every form of their operands.
+#[test]
+fn exchanges_with_a_device_give_what_was_there() {
+    let mut machine = Machine::new(32, |a| {
+        let mut top = a.create_label();
+        a.mov(ebx, 0xA_0000)?;
+        a.mov(esp, 0x1122_3344)?;
+        a.mov(ecx, 1000)?;
+        a.xor(edx, edx)?;
+        a.set_label(&mut top)?;
+        a.mov(byte_ptr(ebx), ch)?;
+        a.mov(byte_ptr(ebx + 1), 0x55)?;
+        a.mov(ah, 0x66)?;
+        a.xchg(byte_ptr(ebx + 1), ah)?; // 55h, and 66h there
+        a.movzx(edi, ah)?;
+        a.add(edx, edi)?;
+        a.mov(eax, ecx)?;
+        a.xchg(word_ptr(ebx + 2), ax)?; // what the last round left
+        a.mov(esi, ebx)?;
+        a.xchg(dword_ptr(esi), esi)?; // its own address
+        a.xchg(dword_ptr(ebx + 4), esp)?;
+        a.dec(ecx)?;
+        a.jne(top)?;
+        a.mov(dword_ptr(0x3000), esp)?;
+        a.hlt()
+    });
+    machine.ports.screen = vec![0; 0x1000];
+    assert_eq!(machine.run(), Exit::Halted);
+    assert_eq!(machine.gpr(reg::EDX), 0x55 * 1000);
+    // The last round found its own count but for the address that the round before had written there.
+    assert_eq!(machine.gpr(reg::EAX), 0xA_0000 >> 16);
+    assert_eq!(machine.gpr(reg::ESI), 0x0001_6600);
+    assert_eq!(machine.ports.screen[..4], [0, 0, 0xA, 0]);
+    assert_eq!(machine.ports.screen[4..8], [0; 4]);
+    assert_eq!(machine.dword(0x3000), 0x1122_3344);
+    let stats = machine.vcpu.stats();
+    assert!(stats.complete_stores > 5_900, "{stats:?}");
+    assert!(stats.exits.access < 6_100, "{stats:?}");
+}
+
 /// Offsets are added to bases without wrapping around; what that reaches beyond 4 GiB must be guard
 /// region, never memory of the monitor.
 #[test]

@@ -183,6 +183,35 @@ fn a_callout_writes_the_next_instruction() {
     }
 }
 
+/// A store that used to go to a device is complete before its instruction runs; then it goes to the next one.
+#[test]
+fn a_store_by_way_of_rust_writes_the_next_instruction() {
+    for world in [World::Flat, World::Paged] {
+        let (_, mut machine) = sum_of(
+            world,
+            ROUNDS,
+            &[
+                (0x00, &|a| a.add(esi, 0xA_0000)),
+                (0x06, &|a| a.mov(byte_ptr(esi), cl)),
+                (0x08, &|a| a.mov(al, 0)),
+                (0x0A, &|a| a.sub(esi, 0xA_0000)),
+                (0x10, &next_round(world)),
+            ],
+        );
+        let stores = machine.vcpu.stats().complete_stores;
+        assert!(stores > u64::from(ROUNDS) - 20, "{world:?}: {stores}");
+        let cpu = machine.vcpu.state_mut();
+        cpu.eip = world.at(0);
+        cpu.gpr[reg::ESI] = world.at(9).wrapping_sub(0xA_0000);
+        cpu.gpr[reg::ECX] = ROUNDS;
+        cpu.gpr[reg::EBX] = 0;
+        halts(&mut machine);
+        assert_eq!(machine.gpr(reg::EBX) & 0xFFFF, SUM, "{world:?}");
+        let more = machine.vcpu.stats().complete_stores - stores;
+        assert!(more > u64::from(ROUNDS) / 2, "{world:?}: {more}");
+    }
+}
+
 #[test]
 fn memory_changes_behind_the_processor() {
     for world in WORLDS {

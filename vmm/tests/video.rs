@@ -155,7 +155,7 @@ fn a_store_to_a_plane_is_one_call() {
     }
     let stats = &report.translator;
     assert_eq!(report.devices["memory_writes"], 10_000);
-    assert!(stats.device_stores >= 9_900, "{stats:?}");
+    assert!(stats.complete_stores >= 9_900, "{stats:?}");
     // One way to Rust for each store, next to none of them by a fault.
     assert!(stats.exits.access <= 10_100, "{stats:?}");
     assert!(stats.host_faults < 100, "{stats:?}");

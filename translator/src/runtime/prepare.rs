@@ -3,8 +3,8 @@
 //! Translated code hands over an offset in a segment and receives a host address: that of the
 //! memory itself, or of a bounce buffer for a device, a traced page, or an operand that crosses
 //! pages. The instruction runs on it as it stands, so any instruction works on any memory. When it
-//! wrote, `commit` brings the buffer to where it belongs. A plain store to a device needs no second
-//! call: what it writes is known, and is written before the instruction runs on the buffer.
+//! wrote, `commit` brings the buffer to where it belongs. MOV and XCHG need no second call: what they
+//! write is known, and is written before the instruction runs on the buffer.
 
 use super::engine::{Engine, Step};
 use super::exits::internal;
@@ -13,16 +13,18 @@ use crate::codegen::{Access as SiteAccess, AccessHint, SiteKind};
 use crate::state::CpuState;
 use crate::system::{Exception, System, debug};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use shadow_mmu::{Access, AccessPlan, Mmu, PhysTarget};
+use shadow_mmu::{Access, AccessPlan, Mmu};
 
 const PAGE: u32 = 4096;
 
-/// What a plain store writes, which is known before it runs: the value of a register or an immediate
-/// operand, in the low bytes.
+/// What MOV or XCHG writes to memory, which is known before it runs: the value of a register or an
+/// immediate operand, in the low bytes.
 fn stored(insn: &Instruction, cpu: &CpuState) -> Option<u32> {
-    if insn.mnemonic() != Mnemonic::Mov || insn.op1_kind() != OpKind::Register {
-        let immediate = insn.mnemonic() == Mnemonic::Mov && insn.op1_kind() != OpKind::Memory;
-        return immediate.then(|| insn.try_immediate(1).ok().map(|value| value as u32))?;
+    match (insn.mnemonic(), insn.op1_kind()) {
+        (Mnemonic::Mov | Mnemonic::Xchg, OpKind::Register) => {}
+        (Mnemonic::Mov, OpKind::Memory) => return None,
+        (Mnemonic::Mov, _) => return insn.try_immediate(1).ok().map(|value| value as u32),
+        _ => return None,
     }
     let register = insn.op1_register();
     let number = register.number();
@@ -276,20 +278,9 @@ impl Engine {
             }
             return Ok(Some((address as u64, plain)));
         }
-        if access.write
-            && !access.read
-            && linear % PAGE + size <= PAGE
-            && let Some(value) = stored(insn, self.state())
-            && let resolved = mmu.resolve(linear, kind)?
-            && resolved.target == PhysTarget::Device
-            && platform.stand_in(resolved.gpa, size as usize).is_none()
-        {
-            let bytes = value.to_le_bytes();
-            platform.mmio_write(resolved.gpa, bytes.get(..size as usize).unwrap_or(&bytes));
-            self.stats.device_stores += 1;
-            // Done. The instruction itself writes where nobody looks.
-            return Ok(Some((self.bounce.buffer.0.as_ptr() as u64, false)));
-        }
+        let known = (access.write && linear % PAGE + size <= PAGE)
+            .then(|| stored(insn, self.state()))
+            .flatten();
         // Field by field: the buffer is borrowed beside the system.
         let bounce = &mut self.bounce;
         let mut system = System {
@@ -298,13 +289,22 @@ impl Engine {
             platform,
             model: &self.model,
         };
-        if access.write {
+        // A store alone is checked when it is made.
+        if access.write && (known.is_none() || access.read) {
             system.check_write(linear, size as usize, privilege)?;
         }
         // FXSAVE need not write the reserved bytes of the registers, and some processors leave the pointers.
         if access.read || image || may_not_write(insn) {
             let part = bounce.buffer.0.get_mut(..size as usize).unwrap_or_default();
             system.read_linear(linear, part, privilege)?;
+        }
+        if let Some(value) = known {
+            let bytes = value.to_le_bytes();
+            let bytes = bytes.get(..size as usize).unwrap_or(&bytes);
+            system.write_linear(linear, bytes, privilege)?;
+            // The instruction itself writes where nobody looks.
+            self.stats.complete_stores += 1;
+            return Ok(Some((bounce.buffer.0.as_ptr() as u64, false)));
         }
         bounce.pending = access.write.then_some(Pending {
             linear,

@@ -61,8 +61,8 @@ pub struct Stats {
     pub prepared_accesses: u64,
     /// Writes to former page tables that took neither Rust nor a mapping; not among these.
     pub looked_up_accesses: u64,
-    /// Of those in Rust, stores of the processor to a device that were complete at once.
-    pub device_stores: u64,
+    /// Of those in Rust, stores to devices and traced pages that were complete at once.
+    pub complete_stores: u64,
     /// Spans of a repeated string instruction that were one call of a device.
     pub device_spans: u64,
     /// Instructions run alone with all accesses carried out in Rust.
