@@ -42,7 +42,7 @@ pub enum ScriptedError {
 }
 
 /// Steps until FreeDOS's 1440K disk takes commands. Its AUTOEXEC.BAT is echoed behind a prompt until it
-/// clears the screen; a key that comes before is lost.
+/// clears the screen; a key that comes before may be lost.
 pub const FREEDOS_1440K_STARTED: &str = r"wait A:\\>
 wait-gone FreeDOS kernel
 wait A:\\>";

@@ -340,6 +340,7 @@ fn limited(image: &str) -> Result<Finished, MonitorError> {
     let mut machine = Ringshift::start(image, "16")?;
     machine.wait_for("A:\\>", LIMIT)?;
     machine.wait_gone("FreeDOS kernel", LIMIT)?;
+    machine.wait_for("A:\\>", LIMIT)?;
     limit_files(&machine, "65536");
     machine.type_text("cls\ncopy command.com copy.com\n")?;
     machine.wait_for("(R)etry", LIMIT)?;
