@@ -28,6 +28,21 @@ else
     dmesg | tail -n 20
 fi
 
+# On the second serial line, every 10 s: the time, and what the threads of the programs are about: name, state, processor
+# time in user and kernel mode, place in the kernel, system call. A machine that writes no more has stopped itself.
+pulse() {
+    while :; do
+        echo "@@ pulse $(cat /proc/uptime)"
+        for task in /proc/[0-9]*/task/[0-9]*; do
+            case $(readlink "${task%/task/*}/exe") in
+                /payload/*) echo "$(cat "$task/comm"): $(cut -d' ' -f3,14,15 "$task/stat") $(cat "$task/wchan") $(cat "$task/syscall")" ;;
+            esac
+        done
+        sleep 10
+    done
+}
+[ -c /dev/ttyS1 ] && pulse >/dev/ttyS1 2>&1 &
+
 # step NAME COMMAND: runs it and prints what it left between markers.
 step() {
     sh -c "$2" </dev/null >/tmp/stdout 2>/tmp/stderr

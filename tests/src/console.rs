@@ -238,6 +238,21 @@ impl Console {
         }
     }
 
+    /// Whether it has not ended.
+    ///
+    /// # Errors
+    ///
+    /// When the process cannot be asked.
+    pub fn running(&mut self) -> Result<bool, ConsoleError> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Waits for the end. Standard input stays open until then.
     ///
     /// # Errors

@@ -1,14 +1,21 @@
 //! A real KVM without hardware for it: Debian's amd64 kernel with `kvm` and `kvm-amd` under QEMU's
 //! TCG with SVM, and host programs that run inside.
 
+mod pulse;
+
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::console::{self, ConsoleError, Finished};
+use crate::console::{Console, ConsoleError, Finished};
 use crate::guests::{self, Guest, GuestError};
 use crate::initrd::Initrd;
 use crate::programs;
+use pulse::{End, Pulse, Report};
+
+/// How many machines may stop.
+const MACHINES: u32 = 3;
 
 /// A file of the host to have inside, in `/payload/`.
 #[derive(Clone, Debug)]
@@ -50,6 +57,14 @@ pub enum HwVirtError {
     /// It could not be run.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// It did not end in time.
+    #[error("the machine did not end: {state}\nthe console said\n{console}")]
+    NotEnded {
+        /// Its processor and its programs.
+        state: String,
+        /// The console.
+        console: String,
+    },
     /// It ran, and did not print what it should.
     #[error("{what}; the console said\n{console}")]
     Unexpected {
@@ -67,7 +82,7 @@ pub enum HwVirtError {
 ///
 /// # Errors
 ///
-/// When the machine cannot be built, does not finish within `limit`, or has no `/dev/kvm`.
+/// When the machine cannot be built, lives on past `limit`, stops itself again and again, or has no `/dev/kvm`.
 pub fn run(
     nested_paging: bool,
     payloads: &[Payload],
@@ -97,10 +112,36 @@ pub fn run(
         Ok(())
     })?;
     let guest = Guest { append, ..guest };
-    let finished = console::run(programs::qemu_run(&guest), limit);
+    let end = until_it_lives(&guest, limit);
     let _ = std::fs::remove_file(&guest.initrd);
-    let finished = finished?;
-    parse(&finished, steps)
+    parse(&end?, steps)
+}
+
+/// Runs the machine. One that stopped itself, its kernel included, says nothing about the programs inside: that is told on standard error,
+/// and there is another.
+fn until_it_lives(guest: &Guest, limit: Duration) -> Result<Finished, HwVirtError> {
+    let mut left = MACHINES;
+    loop {
+        let pulse = Pulse::beside(&guest.initrd);
+        let mut command = programs::qemu_run(guest);
+        pulse.attach(&mut command);
+        let console = Console::start(command)?;
+        left -= 1;
+        match pulse.watch(console, limit)? {
+            End::Finished(finished) => return Ok(finished),
+            End::Stopped(report) if left > 0 => {
+                // Not through `eprintln`, whose output is lost when the test passes.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "the machine with a KVM stopped, and there is another: {}",
+                    report.state
+                );
+            }
+            End::Stopped(Report { state, console }) | End::Late(Report { state, console }) => {
+                return Err(HwVirtError::NotEnded { state, console });
+            }
+        }
+    }
 }
 
 /// The shell script that runs the steps; `step` is a function of the init script.

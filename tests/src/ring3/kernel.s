@@ -34,7 +34,8 @@ ring3_entry:
     or eax, CR0_BITS
     mov cr0, eax
 
-    # 8259 pair at vectors 20h and 28h, all but the timer masked; 8254 channel 0 at about 1 kHz.
+    # 8259 pair at vectors 20h and 28h, all but the timer masked; 8254 channel 0 at about 200 Hz: on a
+    # busy host more than that would be most of the work.
     mov al, 0x11
     out 0x20, al
     out 0xA0, al
@@ -55,9 +56,9 @@ ring3_entry:
     out 0xA1, al
     mov al, 0x34
     out 0x43, al
-    mov al, 0xA9
+    mov al, 0x4E
     out 0x40, al
-    mov al, 0x04
+    mov al, 0x17
     out 0x40, al
 
 # The next program: memory and tables as at the start, registers from the program's parameters.

@@ -237,7 +237,7 @@ global_asm!(
     ".set CODE_ENTRY, {page_tables} + 0x2000",
     ".set CR0_BITS, 0x80050022", // PG, AM, WP, NE, MP
     ".set CR4_BITS, 0x604",      // OSFXSR, OSXMMEXCPT; TSD, as no two readings are the same
-    ".set MOST_TICKS, 3000",
+    ".set MOST_TICKS, 600", // three seconds
     ".set PROGRAM_COUNT, {variables}",
     ".set VERBOSE, {variables} + 4",
     ".set PROGRAM, {variables} + 8",
