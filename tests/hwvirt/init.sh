@@ -29,7 +29,8 @@ else
 fi
 
 # On the second serial line, every 10 s: the time, and what the threads of the programs are about: name, state, processor
-# time in user and kernel mode, place in the kernel, system call. A machine that writes no more has stopped itself.
+# time in user and kernel mode, place in the kernel, system call; and the kernel's last messages, which the console does
+# not show. A machine that writes no more has stopped itself.
 pulse() {
     while :; do
         echo "@@ pulse $(cat /proc/uptime)"
@@ -38,6 +39,7 @@ pulse() {
                 /payload/*) echo "$(cat "$task/comm"): $(cut -d' ' -f3,14,15 "$task/stat") $(cat "$task/wchan") $(cat "$task/syscall")" ;;
             esac
         done
+        dmesg | tail -n 3
         sleep 10
     done
 }
