@@ -5,12 +5,14 @@
 mod common;
 
 use std::io::BufReader;
+use std::time::Duration;
 
 use common::traced::{Traced, config, path, run};
 use common::{Program, SYSTEM_CALL, USER, op};
 use decision::{Engine, EngineCosts, PolicySpec, Reasons};
 use ringshift::direct;
 use ringshift::exits::Ending;
+use ringshift::helper::Watch;
 use ringshift::machine::{Machine, MachineConfig, MachineError};
 use ringshift::memory_size::MemorySize;
 use ringshift::trace::TraceReader;
@@ -85,10 +87,14 @@ fn adaptive_changes_its_mind_when_the_program_does() {
         eprintln!("SKIPPED: no direct execution on this host");
         return;
     };
-    // As if translated code took five times as long as direct execution on this very host, so that the
-    // times that the policy sees go with the costs that it is told.
+    // The times that the policy sees are those of this host, which may be several times slower in the run
+    // than it was for the probe: what is beyond the round trip that the policy is told of looks like
+    // computation. So it is told of one that takes far longer; and of translated code that takes five
+    // times as long as direct execution.
+    let round_trip = round_trip * 8;
     let fast = EngineCosts {
         translated_ps: Some(direct_ps * 5),
+        round_trip_ns: Some(round_trip),
         ..measured
     };
     let slow = EngineCosts {
@@ -98,7 +104,7 @@ fn adaptive_changes_its_mind_when_the_program_does() {
     // A stay that is worth many switches: in direct execution (four instructions a round), and as
     // fast as translated code really is (some nanoseconds a round).
     let direct_rounds = round_trip * 1_000 * 50 / (direct_ps * 4).max(1);
-    let long = direct_rounds.max(round_trip * 2);
+    let long = direct_rounds.max(round_trip);
     let compute = rounds(4, u32::try_from(long).unwrap_or(u32::MAX));
     let storm = rounds(400, 1);
     let program = Program::new(&[&compute[..], &storm, &compute].concat());
@@ -107,6 +113,11 @@ fn adaptive_changes_its_mind_when_the_program_does() {
     // The guest has no timer, so that every arrival at ring 3 has to be looked at (`sample`).
     let with = |costs| MachineConfig {
         host_costs: Some(costs),
+        // A KVM that interprets every instruction takes seconds for a computation.
+        watch: Watch {
+            timeout: Some(Duration::from_secs(300)),
+            ..Watch::default()
+        },
         ..config("adaptive:retry=1,window=2,sample=1000000")
     };
     // The policy goes by times, and a host that interrupts a system call for milliseconds makes it look
