@@ -1,7 +1,7 @@
 //! Whether the machine with a real KVM still lives, and what it was about when it did not end.
 //!
-//! A process inside writes to the second serial line every few seconds. Where that ceases, the machine
-//! itself has stopped, kernel included, which no program inside can do to a machine that works.
+//! A process inside writes to the second serial line every few seconds. Where that ceases, the machine's
+//! kernel or its clock has stopped: more than a hang of a program inside.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -52,11 +52,13 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Files beside `image`, which is of this machine only.
+    /// Files named as `image`, which is of this machine only.
     pub(super) fn beside(image: &Path) -> Self {
+        // The path of a socket has 107 characters at most: not below wherever the project lies.
+        let name = image.file_name().unwrap_or_default();
         Self {
             serial: image.with_extension("pulse"),
-            monitor: image.with_extension("monitor"),
+            monitor: std::env::temp_dir().join(name).with_extension("monitor"),
         }
     }
 
